@@ -1,0 +1,1 @@
+//! A real Kubernetes on one machine, the end-to-end tests and the benches.

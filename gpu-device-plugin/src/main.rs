@@ -1,0 +1,3 @@
+//! Creo's GPU device plugin for the kubelet.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The kinds of creo.cloud/v1alpha1 as types.

@@ -1,0 +1,3 @@
+//! The creo binary: parse, telemetry, one match over the subcommand.
+
+fn main() {}

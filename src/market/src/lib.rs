@@ -1,0 +1,1 @@
+//! Creo's market rules as pure functions of values.

@@ -1,0 +1,1 @@
+//! The controllers of Creo, one folder per kind.

@@ -1,0 +1,1 @@
+//! What every Creo process is made of: telemetry, probes, shutdown, the Kubernetes client.
