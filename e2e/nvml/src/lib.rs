@@ -1,1 +1,3 @@
 //! A stand-in for the NVIDIA driver's library on machines without NVIDIA hardware.
+
+pub mod state;
