@@ -13,6 +13,7 @@ pub use profile::{DEFAULT_PROFILE, Profile, UnknownProfile};
 pub use store::StoreError;
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -194,7 +195,11 @@ impl Gpu {
             .chain_update([0xff])
             .chain_update(index.to_be_bytes())
             .finalize();
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = digest.iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
         let serial = u64::from_str_radix(&hex[32..42], 16).unwrap_or(0);
         Self {
             uuid: format!(
