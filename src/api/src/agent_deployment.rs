@@ -5,7 +5,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{condition, image::Image, placement::Phase, quantity, rules};
+use crate::{
+    condition,
+    image::Image,
+    placement::{EnvVar, Phase},
+    quantity, rules,
+};
 
 /// The types of an AgentDeployment's conditions.
 pub mod conditions {
@@ -87,7 +92,7 @@ pub struct Model {
     /// The name that requests use in their "model" field, such as tiny or
     /// team/chat-8b.
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$')").message("spec.model.name must be letters, digits, '.', '_', '-', ':' and '/', and begin and end with a letter or digit"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9]([A-Za-z0-9._/:-]*[A-Za-z0-9])?$')").message("must be letters, digits, '.', '_', '-', ':' and '/', and begin and end with a letter or digit"))]
     pub name: String,
     /// The OCI image that holds the model's files; it is mounted read-only at
     /// /models.
@@ -95,9 +100,9 @@ pub struct Model {
     /// The model's file or folder in the image, such as model.gguf; "." is the
     /// whole image.
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("spec.model.path must be relative to the image's root: write model.gguf, not /model.gguf"))]
-    #[x_kube(validation = Rule::new("!self.matches('(^|/)[.][.](/|$)')").message("spec.model.path must stay inside of the image: remove '..'"))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._/ +=@-]+$')").message("spec.model.path must be letters, digits, spaces and ./_+=@-, as in folder/model.gguf"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("must be relative to the image's root: write model.gguf, not /model.gguf"))]
+    #[x_kube(validation = Rule::new("!self.matches('(^|/)[.][.](/|$)')").message("must stay inside of the image: remove '..'"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._/ +=@-]+$')").message("must be letters, digits, spaces and ./_+=@-, as in folder/model.gguf"))]
     pub path: String,
 }
 
@@ -108,7 +113,7 @@ pub struct Engine {
     /// Which engine: the name of a profile that Creo was installed with, such
     /// as llama-cpp or vllm.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label("spec.engine.profile"))]
+    #[x_kube(validation = rules::label())]
     pub profile: String,
     /// Arguments that are added behind those of the profile; $(NAME) stands for
     /// an environment variable's value. Default: none.
@@ -116,27 +121,13 @@ pub struct Engine {
     #[schemars(length(max = 64), inner(length(max = 1024)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub args: Vec<String>,
-    /// Environment variables that are added to those of the profile. Default:
-    /// none.
+    /// Environment variables that are added to those of the profile; names that
+    /// begin with CREO_ or NVIDIA_ are Creo's own. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
-    pub env: Vec<EngineEnvVar>,
-}
-
-/// One environment variable of an engine.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct EngineEnvVar {
-    /// The variable's name: letters, digits and '_', not beginning with a digit.
-    #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')").message("an environment variable's name must be letters, digits and '_', and not begin with a digit"))]
-    #[x_kube(validation = Rule::new("!self.startsWith('CREO_') && !self.startsWith('NVIDIA_')").message("names that begin with CREO_ or NVIDIA_ are set by Creo: choose another name"))]
-    pub name: String,
-    /// The variable's value. Default: empty.
-    #[serde(default)]
-    #[schemars(length(max = 4096))]
-    pub value: String,
+    #[x_kube(validation = Rule::new("self.all(variable, !variable.name.startsWith('CREO_') && !variable.name.startsWith('NVIDIA_'))").message("names that begin with CREO_ or NVIDIA_ are set by Creo: choose other names"))]
+    pub env: Vec<EnvVar>,
 }
 
 /// The GPUs of each replica.
@@ -152,7 +143,7 @@ pub struct GpuWish {
     /// any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantity::schema")]
-    #[x_kube(validation = rules::quantity("spec.gpu.memory", "1Mi", "16Ti", "24G"))]
+    #[x_kube(validation = rules::quantity("1Mi", "16Ti", "24G"))]
     pub memory: Option<Quantity>,
     /// The GPU models that will do, such as "H100" or "RTX 4090". One matches
     /// where its words stand in the GPU's full name, in this order and side by
@@ -160,7 +151,7 @@ pub struct GpuWish {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
-    #[x_kube(validation = Rule::new("self.all(model, model.matches('[A-Za-z0-9]'))").message("every item of spec.gpu.models must be a model's name, such as H100"))]
+    #[x_kube(validation = Rule::new("self.all(model, model.matches('[A-Za-z0-9]'))").message("every item must be a model's name, such as H100"))]
     pub models: Vec<String>,
 }
 
@@ -186,18 +177,18 @@ pub struct Resources {
     /// Default: 500m.
     #[serde(default = "default_cpu")]
     #[schemars(schema_with = "quantity::schema")]
-    #[x_kube(validation = rules::quantity("spec.resources.cpu", "1m", "1024", "500m or 2"))]
+    #[x_kube(validation = rules::quantity("1m", "1024", "500m or 2"))]
     pub cpu: Quantity,
     /// Memory that each replica has, and cannot exceed. Default: 1Gi.
     #[serde(default = "default_memory")]
     #[schemars(schema_with = "quantity::schema")]
-    #[x_kube(validation = rules::quantity("spec.resources.memory", "1Mi", "64Ti", "8Gi"))]
+    #[x_kube(validation = rules::quantity("1Mi", "64Ti", "8Gi"))]
     pub memory: Quantity,
     /// Space on the node's disk for logs and temporary files that each replica
     /// has, and cannot exceed. Default: 1Gi.
     #[serde(default = "default_ephemeral_storage")]
     #[schemars(schema_with = "quantity::schema")]
-    #[x_kube(validation = rules::quantity("spec.resources.ephemeralStorage", "1Mi", "64Ti", "10Gi"))]
+    #[x_kube(validation = rules::quantity("1Mi", "64Ti", "10Gi"))]
     pub ephemeral_storage: Quantity,
 }
 
@@ -231,13 +222,13 @@ pub struct PlacementWish {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
-    #[x_kube(validation = rules::object_names("spec.placement.nodes"))]
+    #[x_kube(validation = rules::object_names())]
     pub nodes: Vec<String>,
     /// The regions that may be used, such as eu-west. Default: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
-    #[x_kube(validation = Rule::new("self.all(region, region.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$'))").message("every item of spec.placement.regions must be lower-case letters, digits and '-'"))]
+    #[x_kube(validation = Rule::new("self.all(region, region.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$'))").message("every item must be lower-case letters, digits and '-'"))]
     pub regions: Vec<String>,
     /// The most that one GPU may cost for one hour, in micro-credits; 0 allows
     /// only what is free of charge. Default: any price.
@@ -252,7 +243,7 @@ pub struct PlacementWish {
 pub struct AgentDeploymentStatus {
     /// The metadata.generation that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "i64", range(min = 0, max = i64::MAX))]
+    #[schemars(with = "i64", range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub observed_generation: Option<i64>,
     /// How many replicas have a node.
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! Conditions as every kind's status carries them: a bounded map by type.
 
+use crate::rules::MAX_INTEGER;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// The longest message that a status holds, in characters. [`clip`] keeps to it.
@@ -30,6 +31,7 @@ pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
         "items": {
+            "description": "One thing that does or does not hold.",
             "type": "object",
             "required": ["type", "status", "reason", "message", "lastTransitionTime"],
             "properties": {
@@ -52,7 +54,7 @@ pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
                 },
                 "observedGeneration": {
                     "description": "The metadata.generation that this was concluded from.",
-                    "type": "integer", "format": "int64", "minimum": 0, "maximum": i64::MAX,
+                    "type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_INTEGER,
                 },
                 "lastTransitionTime": {
                     "description": "When status last changed.",

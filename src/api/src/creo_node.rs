@@ -108,7 +108,7 @@ pub struct CreoNodeSpec {
     /// The account that is paid for what runs here: lower-case letters, digits
     /// and '-'.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label("spec.owner"))]
+    #[x_kube(validation = rules::label())]
     pub owner: String,
     /// Whether the hub's administrator lets customers' replicas run here.
     /// Default: false.
@@ -124,7 +124,7 @@ pub struct CreoNodeSpec {
 pub struct Source {
     /// The name of a Kubernetes node of the hub.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rules::object_name("spec.source.kubernetesNode"))]
+    #[x_kube(validation = rules::object_name())]
     pub kubernetes_node: String,
 }
 
@@ -140,7 +140,7 @@ pub struct Offer {
     /// Where the machine is, as a word that customers can ask for, such as
     /// eu-west: lower-case letters, digits and '-'.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label("spec.offer.region"))]
+    #[x_kube(validation = rules::label())]
     pub region: String,
     /// Whether new replicas are kept away; running ones stay. Default: false.
     #[serde(default)]
@@ -158,7 +158,7 @@ pub struct CreoNodeStatus {
     pub claims: Option<Claims>,
     /// The metadata.generation that the operator last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "i64", range(min = 0, max = i64::MAX))]
+    #[schemars(with = "i64", range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub observed_generation: Option<i64>,
     /// Whether the node is Accepted, Reachable, Healthy, and in sum Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -253,13 +253,13 @@ pub struct Capacity {
     #[schemars(range(min = 0, max = 1_i64 << 50))]
     pub gpu_memory_bytes: i64,
     /// CPU that no pod asked for, in thousandths of a CPU.
-    #[schemars(range(min = 0, max = i64::MAX))]
+    #[schemars(range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub cpu_milli_free: i64,
     /// Memory that no pod asked for, in bytes.
-    #[schemars(range(min = 0, max = i64::MAX))]
+    #[schemars(range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub memory_bytes_free: i64,
     /// Ephemeral storage that no pod asked for, in bytes.
-    #[schemars(range(min = 0, max = i64::MAX))]
+    #[schemars(range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub ephemeral_storage_bytes_free: i64,
     /// How many more pods the kubelet takes.
     #[schemars(range(min = 0, max = 1_000_000))]

@@ -65,11 +65,11 @@ pub struct PlacementSpec {
 pub struct Terms {
     /// The name of the CreoNode.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rules::object_name("spec.terms.node"))]
+    #[x_kube(validation = rules::object_name())]
     pub node: String,
     /// The account that is paid.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label("spec.terms.owner"))]
+    #[x_kube(validation = rules::label())]
     pub owner: String,
     /// The GPUs that the replica has for itself.
     pub gpu: AgreedGpu,
@@ -107,16 +107,16 @@ pub struct Workload {
     /// Which version of the deployment's wishes this is. A pod of another
     /// revision is replaced.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label("spec.workload.revision"))]
+    #[x_kube(validation = rules::label())]
     pub revision: String,
     /// The AgentDeployment that this is a replica of; the pod's labels are made
     /// from it.
     #[schemars(length(min = 1, max = 50))]
-    #[x_kube(validation = rules::label("spec.workload.deployment"))]
+    #[x_kube(validation = rules::label())]
     pub deployment: String,
     /// The Kubernetes node that the pod must be bound to. It never changes.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rules::object_name("spec.workload.kubernetesNode"))]
+    #[x_kube(validation = rules::object_name())]
     #[x_kube(validation = rules::immutable("spec.workload.kubernetesNode cannot be changed: another node is another Placement"))]
     pub kubernetes_node: String,
     /// The engine's image.
@@ -201,7 +201,7 @@ pub struct WorkloadResources {
 pub struct PlacementStatus {
     /// The metadata.generation that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "i64", range(min = 0, max = i64::MAX))]
+    #[schemars(with = "i64", range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub observed_generation: Option<i64>,
     /// How far the replica is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,12 +226,12 @@ pub struct PlacementStatus {
     /// How many pods were made so far, the current one included; 0 before the
     /// first. A pod's name is made from it.
     #[serde(default)]
-    #[schemars(range(min = 0, max = i64::MAX))]
+    #[schemars(range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub attempt: i64,
     /// How many attempts failed since the replica was last ready; the wait
     /// before the next attempt grows with it.
     #[serde(default)]
-    #[schemars(range(min = 0, max = i64::MAX))]
+    #[schemars(range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub failures: i64,
     /// The time before which no next attempt is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -250,7 +250,7 @@ pub struct PlacementStatus {
     /// The sum of the stretches before those in readyStretches, in
     /// milliseconds.
     #[serde(default)]
-    #[schemars(range(min = 0, max = i64::MAX))]
+    #[schemars(range(min = 0, max = crate::rules::MAX_INTEGER))]
     pub earlier_ready_ms: i64,
 }
 

@@ -13,9 +13,10 @@ pub const MAX_CHARS: usize = 32;
 /// by the CEL rule of the field, as the server checks nothing by itself.
 pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "maxLength": MAX_CHARS,
         "x-kubernetes-int-or-string": true,
+        // Said outright, because kube makes optional ones nullable where it is not.
+        "nullable": false,
     })
 }
 

@@ -2,26 +2,28 @@
 
 use kube::core::Rule;
 
+/// The largest integer that JSON readers with floating point numbers keep
+/// exact, and therefore the largest that a schema admits.
+pub(crate) const MAX_INTEGER: i64 = (1 << 53) - 1;
+
 /// A lower-case name of a thing that is ours to name (a region, an account, an
 /// engine profile): letters, digits and `-`, not at the ends.
-pub(crate) fn label(what: &str) -> Rule {
+pub(crate) fn label() -> Rule {
     Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')").message(
-        format!("{what} must be lower-case letters, digits and '-', and begin and end with a letter or digit").as_str(),
+        "must be lower-case letters, digits and '-', and begin and end with a letter or digit",
     )
 }
 
 /// The name of a Kubernetes object: dots are allowed.
-pub(crate) fn object_name(what: &str) -> Rule {
-    Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')").message(
-        format!("{what} must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'").as_str(),
-    )
+pub(crate) fn object_name() -> Rule {
+    Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+        .message("must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'")
 }
 
 /// Every item of a list is such a name.
-pub(crate) fn object_names(what: &str) -> Rule {
+pub(crate) fn object_names() -> Rule {
     Rule::new("self.all(name, name.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$'))").message(
-        format!("every item of {what} must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'")
-            .as_str(),
+        "every item must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'",
     )
 }
 
@@ -32,14 +34,12 @@ pub(crate) fn immutable(message: &str) -> Rule {
 
 /// A quantity from `least` to `most`, both included; `example` is what a
 /// person would write.
-pub(crate) fn quantity(what: &str, least: &str, most: &str, example: &str) -> Rule {
+pub(crate) fn quantity(least: &str, most: &str, example: &str) -> Rule {
     Rule::new(format!(
         "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('{least}')) >= 0 \
          && quantity(string(self)).compareTo(quantity('{most}')) <= 0"
     ))
-    .message(
-        format!("{what} must be a quantity from {least} to {most}, for example {example}").as_str(),
-    )
+    .message(format!("must be a quantity from {least} to {most}, for example {example}").as_str())
 }
 
 /// An image reference as a container runtime reads it.
@@ -49,7 +49,7 @@ pub(crate) fn image_reference() -> Rule {
          && !self.contains('//')",
     )
     .message(
-        "reference must be an image like registry.example.com/team/model:1.0 or name@sha256:DIGEST, \
+        "must be an image like registry.example.com/team/model:1.0 or name@sha256:DIGEST, \
          without a scheme such as https://",
     )
 }
