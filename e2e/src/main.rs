@@ -1,3 +1,17 @@
 //! The command line of the local cluster.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+
+fn main() -> ExitCode {
+    match cli::run(cli::Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("creo-e2e: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
