@@ -114,15 +114,17 @@ impl Authority {
     }
 }
 
-/// A key for signing service account tokens, as PEM text.
+/// Writes a pair of keys for service account tokens into `dir`:
+/// `service-accounts.key` signs, `service-accounts.pub` verifies.
 ///
 /// # Errors
 ///
-/// The key cannot be made.
-pub fn signing_key_pem() -> Result<String> {
-    KeyPair::generate()
-        .map(|key| key.serialize_pem())
-        .map_err(|source| Error::Certificate { name: "service accounts".to_owned(), source })
+/// The keys cannot be made or written.
+pub fn write_signing_keys(dir: &Path) -> Result<()> {
+    let key = KeyPair::generate()
+        .map_err(|source| Error::Certificate { name: "service accounts".to_owned(), source })?;
+    paths::write_file(&dir.join("service-accounts.key"), key.serialize_pem())?;
+    paths::write_file(&dir.join("service-accounts.pub"), key.public_key_pem())
 }
 
 fn distinguished_name(common_name: &str, organisation: Option<&str>) -> DistinguishedName {

@@ -94,7 +94,7 @@ fn namespaces() -> Result<()> {
     let tries = [
         ("true", "this machine does not allow new mount, network and process namespaces"),
         (
-            "ip link add creo0 type bridge && ip link add a type veth peer name b",
+            "ip link add creo0 type bridge && ip link add creo1 type veth peer name creo2",
             "this machine's kernel has no bridge or veth network devices",
         ),
         (

@@ -7,16 +7,18 @@ use super::{
     spec::Tuning,
 };
 use crate::{
-    certificates::{Authority, Identity, signing_key_pem},
+    certificates::{Authority, Identity, write_signing_keys},
     components::Programs,
     error::Result,
     kubeconfig, paths,
     supervisor::StartRequest,
 };
 
-/// The components in the order in which they start.
-pub const COMPONENTS: [&str; 5] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns"];
+/// The components that the others wait for.
+pub(super) const FIRST: [&str; 2] = ["etcd", "kube-apiserver"];
+/// The components that end at once where the API server does not know its
+/// built-in roles yet.
+pub(super) const SECOND: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "coredns"];
 
 /// Writes certificates, kubeconfigs and configurations of the control plane.
 /// Gives the administrator's identity.
@@ -38,7 +40,7 @@ pub(super) fn configure(dir: &Path, name: &str, authority: &Authority) -> Result
     // Its own name, and only it, is allowed to say who a caller is: the
     // authority is shared with every other client.
     authority.write("front-proxy", &authority.client("front-proxy", None)?)?;
-    paths::write_file(&dir.join("pki/service-accounts.key"), signing_key_pem()?)?;
+    write_signing_keys(&dir.join("pki"))?;
 
     let server = format!("https://{CONTROL_PLANE}:6443");
     let write = |component: &str, identity: &Identity| {
@@ -103,7 +105,7 @@ fn api_server(at: &impl Fn(&str) -> String) -> Vec<String> {
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
-        format!("--service-account-key-file={}", at("pki/service-accounts.key")),
+        format!("--service-account-key-file={}", at("pki/service-accounts.pub")),
         format!("--service-account-signing-key-file={}", at("pki/service-accounts.key")),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
         format!("--kubelet-client-certificate={}", at("pki/kubelet-client.crt")),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Cluster, GpuFault, Node, NodeRecord, control_plane, gpus};
+use super::{Cluster, GpuFault, Node, NodeRecord, gpus};
 use crate::error::{Error, Result};
 
 /// How long a component gets for an orderly end before SIGKILL.
@@ -118,7 +118,7 @@ impl Cluster {
     fn restart_component(&self, component: &str) -> Result<()> {
         let control = self.control();
         control.stop(component, Signal::SIGKILL, ORDERLY_END)?;
-        control.start(control_plane::request(component, &self.dir, &self.programs, &self.record.tuning)?)
+        control.start(self.control_plane_request(component)?)
     }
 
     /// Lets something happen to a GPU of a node.

@@ -36,7 +36,7 @@ use crate::{
     keeper, kubeconfig, paths, preflight,
     progress::Progress,
     relay::Dialer,
-    supervisor::{Control, ProcessState},
+    supervisor::{Control, ProcessState, StartRequest},
 };
 
 /// The image that every pod's sandbox runs, as `images/build` names it.
@@ -225,7 +225,7 @@ impl Cluster {
     pub fn components(&self) -> Result<Vec<(String, String, ProcessState)>> {
         let mut all = Vec::new();
         for (name, state) in self.control().status()? {
-            if control_plane::COMPONENTS.contains(&name.as_str()) {
+            if !name.starts_with(node::PROCESS_PREFIX) {
                 all.push(("control-plane".to_owned(), name, state));
             }
         }
@@ -291,19 +291,26 @@ impl Cluster {
 
         let control = self.control();
         control.script(&network::control_plane_script())?;
-        for component in control_plane::COMPONENTS {
-            control.start(control_plane::request(component, &self.dir, &self.programs, &self.record.tuning)?)?;
+        for component in control_plane::FIRST {
+            control.start(self.control_plane_request(component)?)?;
         }
         for node in self.nodes() {
             self.start_node(&node)?;
         }
         self.wait_api().await?;
+        for component in control_plane::SECOND {
+            control.start(self.control_plane_request(component)?)?;
+        }
         step.done(&format!("API server at {server}"));
         let step = progress.step(format!("wait for {} nodes", self.record.nodes.len()));
         let names: Vec<String> = self.record.nodes.iter().map(|node| node.name.clone()).collect();
         self.wait_nodes_ready(&names).await?;
         step.done("");
         Ok(())
+    }
+
+    fn control_plane_request(&self, component: &str) -> Result<StartRequest> {
+        control_plane::request(component, &self.dir, &self.programs, &self.record.tuning)
     }
 
     fn write_record(&self) -> Result<()> {

@@ -26,6 +26,8 @@ use crate::{
 
 /// The components in the order in which they start.
 pub const COMPONENTS: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
+/// What tells a node from a component at the cluster's supervisor.
+pub(super) const PROCESS_PREFIX: &str = "node ";
 /// containerd's socket within a node.
 pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const NAMESPACE_PATIENCE: Duration = Duration::from_secs(10);
@@ -77,7 +79,7 @@ impl Node {
 
     /// The name of its namespaces' process at the cluster's supervisor.
     pub(super) fn process_name(&self) -> String {
-        format!("node {}", self.record.name)
+        format!("{PROCESS_PREFIX}{}", self.record.name)
     }
 
     /// Its cable's end at the bridge.
