@@ -61,7 +61,7 @@ impl Hierarchies {
         }
     }
 
-    /// Makes `group` (a path such as `creo-e2e/NAME`) in every hierarchy.
+    /// Makes `group` (a path such as `creo-e2e-NAME/gpu-1`) in every hierarchy.
     ///
     /// # Errors
     ///

@@ -212,7 +212,7 @@ async fn cluster_verb(name: String, verb: ClusterVerb) -> Result<ExitCode> {
                 detached: true,
                 tuning: Tuning::default(),
             };
-            let cluster = Cluster::start(&spec, cluster::PAUSE_IMAGE, &Progress::stderr()).await?;
+            let cluster = Cluster::start(&spec, &Progress::stderr()).await?;
             print_kubeconfig(&cluster);
         }
         ClusterVerb::Down => cluster::remove(&name)?,

@@ -3,15 +3,22 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::node::{CONTAINERD_SOCKET, Node};
 use crate::{
+    command,
     components::Programs,
     error::{Context as _, Error, Result},
+    paths,
+    progress::Progress,
 };
+
+/// The image that every pod's sandbox runs.
+const PAUSE: &str = "pause";
 
 /// The images of one build: a list with an archive for each.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,60 +32,84 @@ pub struct ImageSet {
 }
 
 /// One image.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Image {
     /// Its name without registry and tag.
     pub name: String,
     /// The OCI archive with it.
     pub archive: PathBuf,
-    /// Its whole name.
+    /// The name that it has within the archive, which follows from its content.
+    pub imported: String,
+    /// The name that manifests use.
     pub reference: String,
 }
 
 impl ImageSet {
-    /// Reads the list that `images/build` wrote.
+    /// Builds all images with `images/build`, which does nothing for those that
+    /// are built.
     ///
     /// # Errors
     ///
-    /// The file is not there or not such a list.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).doing(|| format!("reading {} (`make images` writes it)", path.display()))?;
-        serde_json::from_slice(&text).map_err(|error| Error::malformed(path.display().to_string(), error))
+    /// A build fails; the error has its last lines.
+    pub fn build(progress: &Progress) -> Result<Self> {
+        let step = progress.step("build the images");
+        let out = paths::cache_root().join("images");
+        run_build(&out, &[])?;
+        let set = Self::read(&out.join("images.json"))?;
+        step.done(&format!("tag {}", set.tag));
+        Ok(set)
     }
 
-    /// The whole name of an image.
+    /// Builds the one image that the cluster itself needs: what holds a pod's
+    /// namespaces.
     ///
     /// # Errors
     ///
-    /// The list does not have it.
-    pub fn reference(&self, name: &str) -> Result<&str> {
-        self.images
-            .iter()
-            .find(|image| image.name == name)
-            .map(|image| image.reference.as_str())
-            .ok_or_else(|| Error::malformed("the list of images", format!("{name} is not in it")))
+    /// The build fails; the error has its last lines.
+    pub fn build_pause() -> Result<Image> {
+        let out = paths::cache_root().join("images/pause");
+        run_build(&out, &["--only", PAUSE])?;
+        let set = Self::read(&out.join("images.json"))?;
+        set.images
+            .into_iter()
+            .find(|image| image.name == PAUSE)
+            .ok_or_else(|| Error::malformed("the list of images", "pause is not in it"))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).doing(|| format!("reading {}", path.display()))?;
+        serde_json::from_slice(&text).map_err(|error| Error::malformed(path.display().to_string(), error))
     }
 }
 
-/// Imports the images that the node does not have yet.
+fn run_build(out: &Path, arguments: &[&str]) -> Result<()> {
+    let mut build = Command::new(paths::checkout().join("e2e/images/build"));
+    build.arg("--out").arg(out).args(arguments);
+    command::output(&mut build).map(drop)
+}
+
+/// Imports the images that the node does not have yet; gives how many.
 ///
 /// # Errors
 ///
 /// containerd does not take an image.
-pub(super) fn import(node: &Node, set: &ImageSet, programs: &Programs) -> Result<usize> {
+pub(super) fn import(node: &Node, images: &[Image], programs: &Programs) -> Result<usize> {
     let ctr = programs.path("ctr")?.to_string_lossy().into_owned();
     let ctr = format!("'{ctr}' --address {CONTAINERD_SOCKET} --namespace k8s.io images");
-    let present = node.control().script(&format!("{ctr} list --quiet"))?;
+    // containerd may have been started a moment ago.
+    let list = format!(
+        "for try in $(seq 200); do {ctr} list --quiet 2>/dev/null && exit 0; sleep 0.05; done
+        {ctr} list --quiet"
+    );
+    let present = node.control().script(&list)?;
+    let missing = images.iter().filter(|image| !present.lines().any(|name| name == image.reference));
     let mut imported = 0;
-    for image in &set.images {
-        if present.lines().any(|name| name == image.reference) {
-            continue;
-        }
-        let archive = image.archive.display();
-        // Unpacked at once, so that the first pod does not wait for it.
+    for image in missing {
         node.control().script(&format!(
-            "{ctr} import --snapshotter overlayfs --local '{archive}'
-            {ctr} label '{}' io.cri-containerd.image=managed >/dev/null",
+            "{ctr} import '{}'
+            {ctr} tag --force '{}' '{}'",
+            image.archive.display(),
+            image.imported,
             image.reference
         ))?;
         imported += 1;

@@ -39,9 +39,6 @@ use crate::{
     supervisor::{Control, ProcessState, StartRequest},
 };
 
-/// The image that every pod's sandbox runs, as `images/build` names it.
-pub const PAUSE_IMAGE: &str = "creo.local/pause:1";
-
 const RECORD_FILE: &str = "cluster.json";
 const KUBECONFIG_FILE: &str = "kubeconfig";
 /// How long the API server and the nodes may take. Seconds on an idle machine;
@@ -68,7 +65,7 @@ impl Cluster {
     ///
     /// The machine cannot run it, its name is taken, or a component does not
     /// get ready; then nothing of it is left.
-    pub async fn start(spec: &ClusterSpec, pause_image: &str, progress: &Progress) -> Result<Self> {
+    pub async fn start(spec: &ClusterSpec, progress: &Progress) -> Result<Self> {
         let hierarchies = preflight::check()?;
         let dir = paths::cluster_dir(&spec.name)?;
         check_spec(spec)?;
@@ -86,7 +83,7 @@ impl Cluster {
             gpus: spec.gpus,
             program: spec.program.clone(),
             tuning: spec.tuning.clone(),
-            pause_image: pause_image.to_owned(),
+            pause: progress.run("build the pause image", ImageSet::build_pause)?,
         };
         let mut cluster = Self { record, dir, programs, keeper: None };
         let started = cluster.bring_up(spec, &hierarchies, progress).await;
@@ -194,7 +191,7 @@ impl Cluster {
         thread::scope(|scope| {
             let imports: Vec<_> = nodes
                 .iter()
-                .map(|node| scope.spawn(|| images::import(node, set, &self.programs)))
+                .map(|node| scope.spawn(|| images::import(node, &set.images, &self.programs)))
                 .collect();
             let mut imported = 0;
             for import in imports {
@@ -247,18 +244,13 @@ impl Cluster {
     }
 
     fn end(&mut self) -> Result<()> {
-        if let Some(state) = keeper::State::alive(&self.dir) {
-            let _ = kill(Pid::from_raw(state.pid), Signal::SIGTERM);
-        }
         if let Some(mut keeper) = self.keeper.take() {
+            // A pipe that ends is the sign to end, and the keeper then is a
+            // child to be collected.
+            drop(keeper.stdin.take());
             keeper.wait().doing(|| "waiting for the keeper".to_owned())?;
-        } else {
-            let deadline = Instant::now() + START_PATIENCE;
-            while keeper::State::alive(&self.dir).is_some() && Instant::now() < deadline {
-                thread::sleep(POLL);
-            }
         }
-        keeper::remove(&self.dir, &cgroup(&self.record.name))
+        remove(&self.record.name)
     }
 
     async fn bring_up(
@@ -324,7 +316,7 @@ impl Cluster {
         let cgroup = cgroup(&self.record.name);
         Hierarchies::find()?.create(&cgroup.join(node.name()))?;
         let authority = Authority::open(&self.dir.join("pki"))?;
-        node.configure(&self.record.name, &authority, &cgroup, &self.record.pause_image, &self.dir)?;
+        node.configure(&self.record.name, &authority, &cgroup, &self.record.pause.imported, &self.dir)?;
         let taken = self.record.nodes.iter().filter(|other| other.index < node.record().index);
         let taken = taken.map(|other| u64::from(other.gpus)).sum();
         if !gpus::state_file(node.dir()).exists() {
@@ -337,6 +329,7 @@ impl Cluster {
         for component in node::COMPONENTS {
             node.control().start(node.request(component, &self.programs)?)?;
         }
+        images::import(node, std::slice::from_ref(&self.record.pause), &self.programs)?;
         Ok(())
     }
 
@@ -449,17 +442,24 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
-/// Removes the cluster of this name whatever its state is; one that does not
-/// exist is removed already.
+/// Ends the cluster of this name, whatever its state is, and removes all of
+/// it. One that does not exist is removed already.
 ///
 /// # Errors
 ///
 /// Something of it does not go away.
 pub fn remove(name: &str) -> Result<()> {
-    if keeper::State::alive(&paths::cluster_dir(name)?).is_some() {
-        return Cluster::open(name)?.down();
+    let dir = paths::cluster_dir(name)?;
+    let deadline = Instant::now() + START_PATIENCE;
+    while let Some(state) = keeper::State::alive(&dir) {
+        let _ = kill(Pid::from_raw(state.pid), Signal::SIGTERM);
+        thread::sleep(POLL);
+        if Instant::now() > deadline {
+            let log = dir.join("logs/keeper.log");
+            return Err(Error::component("keeper", "does not end", &log));
+        }
     }
-    keeper::remove(&paths::cluster_dir(name)?, &cgroup(name))
+    keeper::remove(&dir, &cgroup(name))
 }
 
 /// A cluster whose folder is younger than this may have no keeper yet.
@@ -474,7 +474,7 @@ fn is_starting(dir: &Path) -> bool {
 /// The cgroup of a cluster, below each hierarchy's root.
 #[must_use]
 pub fn cgroup(name: &str) -> PathBuf {
-    Path::new("creo-e2e").join(name)
+    PathBuf::from(format!("creo-e2e-{name}"))
 }
 
 fn node_record(spec: &ClusterSpec, index: u8) -> NodeRecord {
@@ -496,10 +496,20 @@ fn check_spec(spec: &ClusterSpec) -> Result<()> {
     Ok(())
 }
 
+/// Ready, and the controller manager has noticed: until then the scheduler
+/// keeps pods away.
 fn is_ready(node: &KubernetesNode) -> bool {
-    node.status.iter().flat_map(|status| status.conditions.iter().flatten()).any(|condition| {
-        condition.type_ == "Ready" && condition.status == "True"
-    })
+    let ready = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let tainted = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten())
+        .any(|taint| taint.key.starts_with("node.kubernetes.io/"));
+    ready && !tainted
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::images::Image;
 use crate::error::Error;
 
 /// The most nodes a local cluster has: each gets a /24 of pod addresses.
@@ -108,6 +109,6 @@ pub struct ClusterRecord {
     pub program: PathBuf,
     /// Settings of the control plane.
     pub tuning: Tuning,
-    /// The pause image that its pods begin with.
-    pub pause_image: String,
+    /// The image that every pod's sandbox runs.
+    pub pause: Image,
 }
