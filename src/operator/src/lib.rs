@@ -1,1 +1,3 @@
 //! The controllers of Creo, one folder per kind.
+
+pub mod base;
