@@ -268,7 +268,7 @@ pub struct AgentDeploymentStatus {
     pub conditions: Vec<Condition>,
     /// The replicas one by one, those that do not answer first; at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100))]
+    #[schemars(length(max = MAX_LISTED_PLACEMENTS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub placements: Vec<PlacementSummary>,
 }
@@ -291,6 +291,6 @@ pub struct PlacementSummary {
     pub reason: Option<String>,
     /// Why it is in this phase, or why this node was chosen, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", length(max = 4096))]
+    #[schemars(with = "String", length(max = condition::MAX_MESSAGE_CHARS))]
     pub message: Option<String>,
 }

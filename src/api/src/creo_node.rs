@@ -193,12 +193,12 @@ pub struct Claims {
     pub resource: String,
     /// The GPUs one by one.
     #[serde(default)]
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = MAX_GPUS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".to_owned()]))]
     pub gpus: Vec<ClaimedGpu>,
     /// Why there are no GPUs, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", length(max = 4096))]
+    #[schemars(with = "String", length(max = condition::MAX_MESSAGE_CHARS))]
     pub message: Option<String>,
 }
 

@@ -17,7 +17,7 @@ pub struct Image {
     /// name@sha256:DIGEST. In an AgentDeployment a name without '/' and without
     /// a tag is one of Creo's own images, from the registry and with the tag
     /// that Creo was installed with.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = MAX_REFERENCE_CHARS))]
     #[x_kube(validation = rules::image_reference())]
     pub reference: String,
     /// When the image is pulled. Default: IfNotPresent.

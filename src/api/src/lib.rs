@@ -17,10 +17,12 @@ pub mod condition;
 pub mod creo_node;
 pub mod image;
 pub mod labels;
+pub mod manifest;
 pub mod names;
 pub mod placement;
 pub mod quantity;
 mod rules;
+mod wish;
 
 pub use agent_deployment::{AgentDeployment, AgentDeploymentSpec, AgentDeploymentStatus};
 pub use creo_node::{CreoNode, CreoNodeSpec, CreoNodeStatus};

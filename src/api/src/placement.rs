@@ -92,7 +92,7 @@ pub struct AgreedGpu {
     /// The model, such as NVIDIA GeForce RTX 4090.
     #[schemars(length(min = 1, max = 128))]
     pub model: String,
-    /// How many.
+    /// How many GPUs.
     #[schemars(range(min = 1, max = 16))]
     pub count: i32,
     /// Memory of each, in bytes.
@@ -111,7 +111,7 @@ pub struct Workload {
     pub revision: String,
     /// The AgentDeployment that this is a replica of; the pod's labels are made
     /// from it.
-    #[schemars(length(min = 1, max = 50))]
+    #[schemars(length(min = 1, max = crate::names::MAX_DEPLOYMENT_CHARS))]
     #[x_kube(validation = rules::label())]
     pub deployment: String,
     /// The Kubernetes node that the pod must be bound to. It never changes.
@@ -213,7 +213,7 @@ pub struct PlacementStatus {
     pub reason: Option<String>,
     /// Why it is in this phase, as a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", length(max = 4096))]
+    #[schemars(with = "String", length(max = condition::MAX_MESSAGE_CHARS))]
     pub message: Option<String>,
     /// The pod of the current attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -244,7 +244,7 @@ pub struct PlacementStatus {
     /// When the replica was ready, by the hub's clock, oldest first: at most
     /// the last 64 stretches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = MAX_READY_STRETCHES))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub ready_stretches: Vec<Stretch>,
     /// The sum of the stretches before those in readyStretches, in
