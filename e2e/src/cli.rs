@@ -1,6 +1,7 @@
 //! What `creo-e2e` can be told, and whom it tells.
 
 use std::{
+    io::Write as _,
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Command, ExitCode, ExitStatus},
@@ -11,7 +12,7 @@ use comfy_table::{Table, presets::NOTHING};
 use creo_e2e::{
     Error, Result,
     cluster::{self, Cluster, ClusterSpec, GpuFault, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, Tuning},
-    components, keeper, paths,
+    bench, components, demo, keeper, paths,
     progress::Progress,
     supervisor,
 };
@@ -47,6 +48,14 @@ enum Verb {
     /// Let something happen to a GPU.
     #[command(subcommand)]
     Gpu(GpuVerb),
+    /// From nothing to an answered request, on a cluster that goes on running.
+    Demo {
+        /// Where the GPUs come from.
+        #[arg(long, value_enum, default_value_t = Gpus::StandIn)]
+        gpus: Gpus,
+    },
+    /// Measure, and write the report.
+    Bench(bench::Arguments),
     /// Build the programs of Kubernetes that are not built yet.
     Components,
     #[command(subcommand, hide = true)]
@@ -91,6 +100,9 @@ struct UpArguments {
     /// The port of 127.0.0.1 for the API server; a free one by default.
     #[arg(long, default_value_t = 0)]
     api_port: u16,
+    /// Keep the cluster until Ctrl-C, or until this process ends in any other way.
+    #[arg(long)]
+    foreground: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -190,6 +202,8 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
                 .map_err(|error| Error::Usage(format!("gpu fault: {error}")))?;
             Cluster::open(&name)?.gpu_fault(&node, index, &fault)?;
         }
+        Verb::Demo { gpus } => print(&demo::run(&name, gpus, this_program()?).await?)?,
+        Verb::Bench(arguments) => bench::run(&arguments, this_program()?).await?,
         Verb::Components => {
             components::ensure(&components::CLUSTER, &Progress::stderr())?;
         }
@@ -200,27 +214,36 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
 
 async fn cluster_verb(name: String, verb: ClusterVerb) -> Result<ExitCode> {
     match verb {
-        ClusterVerb::Up(up) => {
-            let spec = ClusterSpec {
-                name,
-                nodes: up.nodes,
-                gpus_per_node: up.gpus_per_node,
-                gpu_profile: up.gpu_profile,
-                gpus: up.gpus,
-                api_port: up.api_port,
-                program: this_program()?,
-                detached: true,
-                tuning: Tuning::default(),
-            };
-            let cluster = Cluster::start(&spec, &Progress::stderr()).await?;
-            print_kubeconfig(&cluster);
-        }
+        ClusterVerb::Up(arguments) => up(name, arguments).await?,
         ClusterVerb::Down => cluster::remove(&name)?,
         ClusterVerb::Status => status(&Cluster::open(&name)?)?,
-        ClusterVerb::Kubeconfig => print_kubeconfig(&Cluster::open(&name)?),
+        ClusterVerb::Kubeconfig => print_kubeconfig(&Cluster::open(&name)?)?,
         ClusterVerb::Exec { node, command } => return exec(&Cluster::open(&name)?, node.as_deref(), &command),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn up(name: String, arguments: UpArguments) -> Result<()> {
+    let spec = ClusterSpec {
+        name,
+        nodes: arguments.nodes,
+        gpus_per_node: arguments.gpus_per_node,
+        gpu_profile: arguments.gpu_profile,
+        gpus: arguments.gpus,
+        api_port: arguments.api_port,
+        program: this_program()?,
+        detached: !arguments.foreground,
+        tuning: Tuning::default(),
+    };
+    let cluster = Cluster::start(&spec, &Progress::stderr()).await?;
+    print_kubeconfig(&cluster)?;
+    if arguments.foreground {
+        tokio::signal::ctrl_c()
+            .await
+            .map_err(|source| Error::Io { what: "waiting for Ctrl-C".to_owned(), source })?;
+        cluster.down()?;
+    }
+    Ok(())
 }
 
 async fn node_verb(name: &str, verb: NodeVerb) -> Result<()> {
@@ -236,8 +259,7 @@ async fn node_verb(name: &str, verb: NodeVerb) -> Result<()> {
         NodeVerb::Add { gpus, gpu_profile } => {
             let node = cluster.add_node(gpus, &gpu_profile)?;
             cluster.wait_nodes_ready(&[node.name().to_owned()]).await?;
-            println!("{}", node.name());
-            Ok(())
+            print(node.name())
         }
     }
 }
@@ -247,9 +269,18 @@ fn this_program() -> Result<PathBuf> {
         .map_err(|source| Error::Io { what: "finding this program".to_owned(), source })
 }
 
-fn print_kubeconfig(cluster: &Cluster) {
-    println!("export KUBECONFIG={}", cluster.kubeconfig().display());
-    println!("export PATH={}:$PATH", cluster.programs().search_path());
+fn print_kubeconfig(cluster: &Cluster) -> Result<()> {
+    print(&format!(
+        "export KUBECONFIG={}\nexport PATH={}:$PATH",
+        cluster.kubeconfig().display(),
+        cluster.programs().search_path()
+    ))
+}
+
+/// `println!` would panic where the reader has gone.
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}")
+        .map_err(|source| Error::Io { what: "writing to the standard output".to_owned(), source })
 }
 
 fn status(cluster: &Cluster) -> Result<()> {
@@ -266,8 +297,7 @@ fn status(cluster: &Cluster) -> Result<()> {
             table.add_row([node.name(), "", "off", ""]);
         }
     }
-    println!("{table}");
-    Ok(())
+    print(&table.to_string())
 }
 
 fn exec(cluster: &Cluster, node: Option<&str>, words: &[String]) -> Result<ExitCode> {

@@ -5,12 +5,16 @@
 //! else.
 
 pub mod certificates;
+pub mod chat;
+pub mod bench;
 pub mod cgroups;
 pub mod cluster;
 pub mod command;
 pub mod components;
+pub mod demo;
 pub mod error;
 pub mod fault_proxy;
+pub mod installation;
 pub mod keeper;
 pub mod kubeconfig;
 pub mod paths;
@@ -18,6 +22,7 @@ pub mod preflight;
 pub mod progress;
 pub mod prove;
 pub mod relay;
+pub mod samples;
 pub mod supervisor;
 
 pub use error::{Error, Result};

@@ -1,0 +1,70 @@
+# The commands of this repository. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# What is built once and kept outside the checkout: cargo's target folder, the
+# programs of Kubernetes, images, and the files of running clusters.
+ifeq ($(shell id -u),0)
+export CREO_CACHE_DIR ?= /var/cache/creo-e2e
+AS_ROOT :=
+else
+export CREO_CACHE_DIR ?= $(HOME)/.cache/creo-e2e
+AS_ROOT = sudo env "PATH=$(PATH)" "HOME=$(HOME)" "CREO_CACHE_DIR=$(CREO_CACHE_DIR)" "CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)"
+endif
+export CARGO_TARGET_DIR ?= $(CREO_CACHE_DIR)/target
+E2E = $(AS_ROOT) $(CARGO_TARGET_DIR)/debug/creo-e2e
+
+# How many cases of each long plan `make test` runs, and of which seed: an empty
+# one is that of the commit.
+SAMPLE ?= 3
+SEED ?=
+PLAN ?=
+
+.PHONY: help
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps build-e2e ## From nothing to an answered request, on a local Kubernetes.
+	@$(E2E) demo $(if $(GPUS),--gpus $(GPUS))
+
+.PHONY: demo-down
+demo-down: build-e2e ## End the demo's cluster and remove every trace of it.
+	@$(E2E) cluster down
+
+.PHONY: test
+test: deps lint build-e2e ## Every check and every test, on a real cluster.
+	@$(AS_ROOT) cargo test --quiet --workspace --locked
+	@$(E2E) prove --sample $(SAMPLE) $(if $(SEED),--seed $(SEED))
+
+.PHONY: lint
+lint: ## Formatting and lints.
+	@cargo fmt --check
+	@cargo clippy --quiet --workspace --all-targets --locked -- --deny warnings
+
+.PHONY: prove
+prove: deps build-e2e ## The long plans in full; RESUME=1 goes on, PLAN=... and SEED=... choose.
+	@$(E2E) prove $(if $(PLAN),--plan $(PLAN)) $(if $(SEED),--seed $(SEED)) $(if $(RESUME),--resume)
+
+.PHONY: bench
+bench: deps build-e2e ## Measure; writes target/bench/report.json.
+	@$(E2E) bench
+
+.PHONY: crds
+crds: ## Write crds/ anew from the types in src/api.
+	@CREO_REGENERATE=1 cargo test --quiet --locked -p creo-api --test crds
+
+.PHONY: images
+images: deps ## Build the images; REGISTRY=... TAG=... PUSH=1 for a cluster of your own.
+	@$(AS_ROOT) e2e/images/build $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) $(if $(PUSH),--push)
+
+.PHONY: deps
+deps: ## Install what the local cluster needs of Debian's packages.
+	@$(AS_ROOT) e2e/install-packages
+
+.PHONY: build-e2e
+build-e2e:
+	@cargo build --quiet --locked -p creo-e2e -p creo-nvml-stand-in
