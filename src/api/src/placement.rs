@@ -87,7 +87,7 @@ pub struct Terms {
 pub struct AgreedGpu {
     /// The resource that the kubelet hands out, such as creo.cloud/gpu.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$')").message("resource must be an extended resource like creo.cloud/gpu"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$')").message("must be an extended resource like creo.cloud/gpu"))]
     pub resource: String,
     /// The model, such as NVIDIA GeForce RTX 4090.
     #[schemars(length(min = 1, max = 128))]
@@ -169,7 +169,7 @@ pub struct Health {
     /// The HTTP path that answers 200 when the model is loaded, such as
     /// /health.
     #[schemars(length(min = 1, max = 256))]
-    #[x_kube(validation = Rule::new("self.matches('^/[A-Za-z0-9._~/-]*$')").message("path must begin with '/', as in /health"))]
+    #[x_kube(validation = Rule::new("self.matches('^/[A-Za-z0-9._~/-]*$')").message("must begin with '/', as in /health"))]
     pub path: String,
     /// How often it is asked, in seconds.
     #[schemars(range(min = 1, max = 300))]
@@ -334,4 +334,58 @@ impl PlacementStatus {
 
 fn timestamp(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "format": "date-time" })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).expect("a time"))
+    }
+
+    fn stretches(status: &PlacementStatus) -> Vec<(i64, Option<i64>)> {
+        let seconds = |time: &Time| time.0.as_second();
+        let one = |it: &Stretch| (seconds(&it.from), it.until.as_ref().map(seconds));
+        status.ready_stretches.iter().map(one).collect()
+    }
+
+    #[test]
+    fn readiness_is_kept_as_stretches_and_seeing_the_same_again_changes_nothing() {
+        let mut status = PlacementStatus::default();
+        for (second, ready) in [
+            (1, false),
+            (2, true),
+            (3, true),
+            (5, false),
+            (6, false),
+            (8, true),
+        ] {
+            status.saw_ready(ready, &at(second));
+        }
+        assert_eq!(stretches(&status), [(2, Some(5)), (8, None)]);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_ends_a_stretch_where_it_began() {
+        let mut status = PlacementStatus::default();
+        status.saw_ready(true, &at(10));
+        status.saw_ready(false, &at(4));
+        assert_eq!(stretches(&status), [(10, Some(10))]);
+    }
+
+    #[test]
+    fn old_stretches_move_into_the_sum_so_that_the_list_stays_bounded() {
+        let mut status = PlacementStatus::default();
+        let most = i64::try_from(MAX_READY_STRETCHES).expect("a small number");
+        for stretch in 0..most + 2 {
+            status.saw_ready(true, &at(10 * stretch));
+            status.saw_ready(false, &at(10 * stretch + 3));
+        }
+        assert_eq!(status.ready_stretches.len(), MAX_READY_STRETCHES);
+        assert_eq!(stretches(&status)[0], (20, Some(23)));
+        assert_eq!(status.earlier_ready_ms, 6_000);
+    }
 }
