@@ -181,7 +181,14 @@ mod tests {
             gpu_count: 1,
             ..Wish::default()
         };
-        assert_eq!(wish.agrees_with(&terms()), Ok(()));
+        let smaller = Wish {
+            gpu_memory_bytes: 16 << 30,
+            ..wish.clone()
+        };
+        assert_eq!(
+            [wish.agrees_with(&terms()), smaller.agrees_with(&terms())],
+            [Ok(()), Ok(())]
+        );
         for (changed, expected) in [
             (
                 Wish {
