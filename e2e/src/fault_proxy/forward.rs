@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -23,10 +24,11 @@ pub(super) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// The largest request body. The API server itself takes 3 MiB.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// The largest answer to a write, and the largest list that is kept.
+/// The largest answer to a write or a list.
 const REPLY_BYTES_MAX: usize = 16 << 20;
-/// Lists that are kept as old answers.
+/// Lists that are kept as old answers, and the size of the largest one.
 const OLD_LISTS_MAX: usize = 64;
+const OLD_LIST_BYTES_MAX: usize = 1 << 20;
 /// Headers that belong to one connection, or that the proxy sets itself.
 const NOT_FORWARDED: [HeaderName; 7] = [
     header::HOST,
@@ -43,7 +45,7 @@ const NOT_FORWARDED: [HeaderName; 7] = [
 #[error("a fault closes the connection without an answer")]
 pub(super) struct Dropped;
 
-/// First answers to lists, kept while a rule wants old ones.
+/// The first answers to lists.
 pub(super) type OldLists = HashMap<String, Bytes>;
 
 /// A request whose body has been read.
@@ -79,6 +81,9 @@ pub(super) async fn serve(
         Err(reply) => return Ok(*reply),
     };
     let due = shared.meet(&mut call);
+    if let Some(reply) = shared.old_list(&call) {
+        return Ok(reply);
+    }
     if let Some(due) = &due
         && let Some(early) = before(&shared, &call, due).await
     {
@@ -168,7 +173,7 @@ impl Call {
         else {
             return Seen::Unknown;
         };
-        match shared.send(get).await {
+        match shared.send(&shared.reader, get).await {
             Ok(reply) if reply.status() == StatusCode::NOT_FOUND => Seen::Absent,
             Ok(reply) if reply.status().is_success() => collect(reply.into_body())
                 .await
@@ -220,10 +225,11 @@ impl Shared {
 
     async fn send(
         &self,
+        client: &kube::Client,
         request: Request<kube::client::Body>,
     ) -> kube::Result<Response<kube::client::Body>> {
         tokio::select! {
-            reply = self.upstream.send(request) => reply,
+            reply = client.send(request) => reply,
             () = self.stop.cancelled() => {
                 Err(kube::Error::Service("the fault proxy stops".into()))
             }
@@ -245,13 +251,6 @@ async fn before(
         }
         Action::DropReply(Moment::Before) => Some(Err(Dropped)),
         Action::Answer(Moment::Before, refusal) => Some(Ok(refused(refusal))),
-        Action::AnswerOldList => {
-            let reply = old_list(shared, call);
-            if reply.is_none() {
-                locked(&shared.rules).miss(due.rule);
-            }
-            reply.map(Ok)
-        }
         Action::Hang(Moment::Before, span) => {
             shared.fired.notify_waiters();
             tokio::select! {
@@ -279,6 +278,13 @@ async fn after(
     let Some(due) = due else { return reply };
     let reply = match due.action {
         Action::KillController(Moment::After) => {
+            shared.kill(&due);
+            Err(Dropped)
+        }
+        Action::KillIntoThePast(span) => {
+            // First, so that not even the quickest successor sees the present.
+            *locked(&shared.past_until) = Some(Instant::now() + span);
+            shared.watches.hold(span);
             shared.kill(&due);
             Err(Dropped)
         }
@@ -320,15 +326,13 @@ async fn forward(shared: &Arc<Shared>, call: &Call) -> Result<Response<ReplyBody
         None => Seen::Unknown,
     };
     let request = call.to_upstream().map_err(|_| Dropped)?;
-    let Ok(reply) = shared.send(request).await else {
+    let Ok(reply) = shared.send(&shared.upstream, request).await else {
         shared.finish(call, Outcome::Lost, None);
         return Err(Dropped);
     };
     let (mut parts, body) = reply.into_parts();
     parts.headers = forwarded(&parts.headers);
-    let kept_as = call
-        .list_key()
-        .filter(|_| locked(&shared.rules).want_old_lists());
+    let kept_as = call.list_key();
     if call.write.is_none() && kept_as.is_none() {
         let body = match call.verb() {
             Some(Verb::Watch) if parts.status.is_success() => shared.relay_watch(body),
@@ -342,7 +346,7 @@ async fn forward(shared: &Arc<Shared>, call: &Call) -> Result<Response<ReplyBody
     };
     if let Some(key) = kept_as.filter(|_| parts.status.is_success()) {
         let mut lists = locked(&shared.old_lists);
-        if lists.len() < OLD_LISTS_MAX {
+        if lists.len() < OLD_LISTS_MAX && body.len() <= OLD_LIST_BYTES_MAX {
             lists.entry(key).or_insert_with(|| body.clone());
         }
     }
@@ -369,18 +373,23 @@ async fn forward(shared: &Arc<Shared>, call: &Call) -> Result<Response<ReplyBody
 }
 
 impl Shared {
+    /// The first answer to the same list, while the API server is to lag.
+    fn old_list(&self, call: &Call) -> Option<Response<ReplyBody>> {
+        let key = call.list_key()?;
+        if locked(&self.past_until).is_none_or(|until| Instant::now() >= until) {
+            return None;
+        }
+        let body = locked(&self.old_lists).get(&key)?.clone();
+        let mut reply = Response::new(full(body));
+        reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        Some(reply)
+    }
+
     fn relay_watch(&self, upstream: kube::client::Body) -> ReplyBody {
         let (mut receiver, relay) = self.watches.relay(upstream, self.stop.clone());
         self.tasks.spawn(relay);
         StreamBody::new(stream::poll_fn(move |context| receiver.poll_recv(context))).boxed_unsync()
     }
-}
-
-fn old_list(shared: &Shared, call: &Call) -> Option<Response<ReplyBody>> {
-    let body = locked(&shared.old_lists).get(&call.list_key()?)?.clone();
-    let mut reply = Response::new(full(body));
-    reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    Some(reply)
 }
 
 fn forwarded(headers: &HeaderMap) -> HeaderMap {

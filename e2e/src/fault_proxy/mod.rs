@@ -23,7 +23,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -93,10 +93,16 @@ pub type KillSwitch = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
 /// All that one connection has to know.
 struct Shared {
+    /// With the controller's credentials.
     upstream: kube::Client,
+    /// Reads what a write is about to change; the controller may not be allowed
+    /// to read all that it writes.
+    reader: kube::Client,
     rules: Mutex<rule::Rules>,
     journal: Mutex<journal::Journal>,
     old_lists: Mutex<forward::OldLists>,
+    /// Until when lists are answered from `old_lists`.
+    past_until: Mutex<Option<Instant>>,
     kill: Mutex<Option<KillSwitch>>,
     watches: watch::WatchFaults,
     /// Told each time that a fault is set off.
@@ -139,14 +145,16 @@ pub struct Report {
 }
 
 impl FaultProxy {
-    /// Starts a proxy to the API server of `kubeconfig`, and writes the
-    /// controller's kubeconfig and certificates into `directory`, which has to
-    /// exist.
+    /// Starts a proxy to the API server of `kubeconfig`, whose credentials the
+    /// controller is lent, and writes the controller's own kubeconfig and
+    /// certificates into `directory`, which has to exist. `reader` is a
+    /// kubeconfig that may read every object that the controller writes.
     ///
     /// # Errors
     /// When the kubeconfig cannot be used, or no port or file can be had.
-    pub async fn start(kubeconfig: &Path, directory: &Path) -> Result<Self, Error> {
+    pub async fn start(kubeconfig: &Path, reader: &Path, directory: &Path) -> Result<Self, Error> {
         let (upstream, namespace) = identity::upstream(kubeconfig).await?;
+        let (reader, _) = identity::upstream(reader).await?;
         let identity = identity::Identity::generate()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -155,9 +163,11 @@ impl FaultProxy {
         let kubeconfig = identity.write_kubeconfig(directory, address, &namespace)?;
         let shared = Arc::new(Shared {
             upstream,
+            reader,
             rules: Mutex::default(),
             journal: Mutex::new(journal::Journal::new()),
             old_lists: Mutex::default(),
+            past_until: Mutex::default(),
             kill: Mutex::default(),
             watches: watch::WatchFaults::new(),
             fired: Notify::new(),

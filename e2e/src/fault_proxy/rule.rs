@@ -156,9 +156,11 @@ pub enum Action {
     Answer(Moment, Refusal),
     /// Nothing happens for this long; then all goes on as it would have.
     Hang(Moment, Duration),
-    /// A list is answered with the oldest answer to the same list that this
-    /// proxy has seen: a lagging API server after a restart.
-    AnswerOldList,
+    /// The controller is killed after the API server has done what was asked,
+    /// and the next one meets an API server that lags behind: for this long,
+    /// lists are answered as they were when they were first asked for, and
+    /// watches deliver nothing.
+    KillIntoThePast(Duration),
     /// Every open watch ends, in the orderly way of a server-side timeout.
     CutWatches,
     /// Every open watch ends with 410 Gone: list again.
@@ -199,14 +201,12 @@ impl Rule {
     /// What is wrong with this rule, if anything: a rule that could never fire
     /// would make a test that cannot fail.
     pub(super) fn defect(&self) -> Option<&'static str> {
-        let reads_lists = self.request.verb == Some(Verb::List);
-        match self.action {
-            _ if self.nth == 0 => Some("nth counts from 1"),
-            _ if self.times == 0 => Some("times must be at least 1"),
-            Action::AnswerOldList if !reads_lists => {
-                Some("an old list can only answer a list: set the verb to list")
-            }
-            _ => None,
+        if self.nth == 0 {
+            Some("nth counts from 1")
+        } else if self.times == 0 {
+            Some("times must be at least 1")
+        } else {
+            None
         }
     }
 }
@@ -289,13 +289,6 @@ impl Rules {
             .is_some_and(|entry| entry.fired >= entry.rule.times)
     }
 
-    /// Whether any rule wants old lists, which then have to be kept.
-    pub(super) fn want_old_lists(&self) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.rule.action == Action::AnswerOldList)
-    }
-
     /// The rules that never fired.
     pub(super) fn unfired(&self) -> Vec<Rule> {
         self.entries
@@ -371,24 +364,14 @@ mod tests {
 
     #[test]
     fn a_rule_that_could_never_fire_is_refused() {
-        let any = Match::default();
-        let cut = Action::CutWatches;
-        assert!(Rule::once(any.clone(), 1, cut).defect().is_none());
-        assert!(Rule::once(any.clone(), 0, cut).defect().is_some());
-        assert!(
-            Rule {
-                times: 0,
-                ..Rule::once(any.clone(), 1, cut)
-            }
-            .defect()
-            .is_some()
-        );
-        assert!(Rule::once(any, 1, Action::AnswerOldList).defect().is_some());
-        assert!(
-            Rule::once(Match::of(Verb::List, "pods"), 1, Action::AnswerOldList)
-                .defect()
-                .is_none()
-        );
+        let rule = |nth, times| Rule {
+            nth,
+            times,
+            ..Rule::once(Match::default(), 1, Action::CutWatches)
+        };
+        assert!(rule(1, 1).defect().is_none());
+        assert!(rule(0, 1).defect().is_some());
+        assert!(rule(1, 0).defect().is_some());
     }
 
     proptest! {

@@ -13,13 +13,13 @@ use super::world::World;
 /// Starts the cluster that plans run in. It is asked once a run at most, and
 /// by plans that need a cluster alone.
 pub type StartWorld =
-    Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn World>, Failure>> + Send + Sync>;
+    Box<dyn Fn() -> BoxFuture<'static, Result<Arc<World>, Failure>> + Send + Sync>;
 
 /// What the plans of a run share.
 pub struct Environment {
     checkout: PathBuf,
     start_world: StartWorld,
-    world: OnceCell<Arc<dyn World>>,
+    world: OnceCell<Arc<World>>,
 }
 
 impl Environment {
@@ -50,7 +50,7 @@ impl Environment {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub async fn world(&self) -> Result<Arc<dyn World>, Failure> {
+    pub async fn world(&self) -> Result<Arc<World>, Failure> {
         self.world
             .get_or_try_init(|| (self.start_world)())
             .await

@@ -9,11 +9,13 @@ mod arguments;
 mod environment;
 mod meter;
 mod plan;
+mod plans;
 mod report;
 mod revision;
 mod runner;
 mod seed;
 mod selection;
+mod stage;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -28,11 +30,12 @@ use tokio_util::sync::CancellationToken;
 pub use self::arguments::Arguments;
 pub use self::environment::{Environment, StartWorld};
 pub use self::plan::{Case, Cases, Failure, Plan};
+pub use self::plans::all;
 pub use self::report::{FailureReport, PlanReport, Report};
 pub use self::revision::Revision;
-pub use self::seed::{Random, Seed};
+pub use self::seed::Seed;
 pub use self::selection::Sample;
-pub use self::world::World;
+pub use self::world::{Disturbance, World};
 use crate::error::{Context as _, Error, Result};
 
 /// Runs the plans that are asked for and writes the report. Lines for a person

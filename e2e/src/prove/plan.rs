@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use creo_market::simulation::Random;
 use futures::future::BoxFuture;
 
 use super::environment::Environment;
-use super::seed::{Random, Seed};
+use super::seed::Seed;
 
 /// Why a case did not pass, as a text for the one who reads the report. Any
 /// error becomes one, with its causes.

@@ -31,7 +31,7 @@ impl Bench {
     async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let upstream = Upstream::start(directory.path()).await;
-        let proxy = FaultProxy::start(&upstream.kubeconfig, directory.path())
+        let proxy = FaultProxy::start(&upstream.kubeconfig, &upstream.kubeconfig, directory.path())
             .await
             .expect("a proxy");
         let controller = client(proxy.kubeconfig()).await;
@@ -327,16 +327,23 @@ async fn repeated_events_bring_the_older_state_and_end_with_the_newest() {
 }
 
 #[tokio::test]
-async fn an_old_list_is_the_first_answer_to_the_same_list() {
+async fn a_controller_that_is_killed_into_the_past_comes_back_to_old_lists_and_no_news() {
     let bench = Bench::start().await;
-    let lists = Match::of(Verb::List, "pods");
-    let rule = Rule::once(lists, 2, Action::AnswerOldList);
-    bench.proxy.add_rule(rule).expect("a sound rule");
+    bench.proxy.set_kill_switch(Arc::new(|| Ok(())));
     let count = |list: Value| list["items"].as_array().map(Vec::len);
     assert_eq!(bench.list().await.map(count), Ok(Some(0)));
-    bench.apply(1).await.expect("an answer");
+    let span = Duration::from_millis(300);
+    bench.rule(applies(), Action::KillIntoThePast(span));
+    let start = Instant::now();
+    assert_eq!(bench.apply(1).await, Err(0));
+    assert_eq!(bench.effects(), [Effect::Created]);
     assert_eq!(bench.list().await.map(count), Ok(Some(0)), "the old answer");
-    assert_eq!(bench.list().await.map(count), Ok(Some(1)));
+    let mut events = bench.watch().await;
+    bench.upstream.watched(1).await;
+    bench.upstream.emit("a", "1");
+    assert_eq!(next(&mut events).await.as_deref(), Some("1"));
+    assert!(start.elapsed() >= span);
+    assert_eq!(bench.list().await.map(count), Ok(Some(1)), "the present");
 }
 
 #[tokio::test]
@@ -368,7 +375,7 @@ async fn a_rule_that_cannot_fire_and_a_kubeconfig_that_leads_nowhere_are_refused
         .add_rule(Rule::once(applies(), 0, Action::CutWatches));
     assert!(refused.is_err_and(|error| error.to_string().contains("nth counts from 1")));
     let missing = Path::new("/nonexistent/kubeconfig");
-    let refused = FaultProxy::start(missing, Path::new("/tmp")).await;
+    let refused = FaultProxy::start(missing, missing, Path::new("/tmp")).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("/nonexistent/kubeconfig")));
 }
 

@@ -1,0 +1,16 @@
+//! The plans themselves.
+
+mod crash;
+mod market;
+
+use super::plan::Plan;
+
+/// Every plan, quick ones first.
+#[must_use]
+pub fn all() -> Vec<Box<dyn Plan>> {
+    vec![
+        Box::new(market::PLACEMENT),
+        Box::new(market::REPLICAS),
+        Box::new(crash::CrashAfterEveryWrite),
+    ]
+}
