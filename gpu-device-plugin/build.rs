@@ -1,0 +1,12 @@
+//! Makes the kubelet's gRPC services from `proto/`, with protox, so that no protoc is needed.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let api = protox::compile(["deviceplugin.proto"], ["proto"])?;
+    // Both sides of both services: the plugin serves one and calls the other, dials itself
+    // before it registers, and the tests are a kubelet.
+    tonic_prost_build::configure().compile_fds(api)?;
+    Ok(())
+}

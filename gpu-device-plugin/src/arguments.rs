@@ -1,0 +1,201 @@
+//! The command line, and what it means.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use creo_process::telemetry::LogArgs;
+use jiff::SignedDuration;
+
+use crate::driver::library::Source;
+use crate::resource::Resource;
+
+/// Creo's GPU device plugin for the kubelet.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Offer this node's GPUs to its kubelet, until told to stop.
+    Serve(Box<ServeArguments>),
+    /// Print this machine's GPUs. Exits with 3 when there is no NVIDIA driver.
+    Inventory(InventoryArguments),
+}
+
+/// Where the driver is.
+#[derive(Debug, Clone, Args)]
+pub struct DriverArguments {
+    /// The driver's libnvidia-ml.so.1; without it, it is searched under the driver's root.
+    #[arg(long, env = "CREO_NVML_LIBRARY", value_name = "FILE", value_parser = absolute_path)]
+    pub nvml_library: Option<PathBuf>,
+
+    /// The driver's root on the host: / or, for a driver in a container, such as
+    /// /run/nvidia/driver.
+    #[arg(long, env = "CREO_DRIVER_ROOT", value_name = "DIR", default_value = "/", value_parser = absolute_path)]
+    pub driver_root: PathBuf,
+
+    /// The same root as this process sees it, where that is another path.
+    #[arg(long, env = "CREO_DRIVER_ROOT_MOUNT", value_name = "DIR", value_parser = absolute_path)]
+    pub driver_root_mount: Option<PathBuf>,
+}
+
+impl DriverArguments {
+    /// The driver's root as this process sees it.
+    #[must_use]
+    pub fn root_mount(&self) -> PathBuf {
+        self.driver_root_mount
+            .clone()
+            .unwrap_or_else(|| self.driver_root.clone())
+    }
+
+    /// Which library to load.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        Source {
+            library: self.nvml_library.clone(),
+            root: self.root_mount(),
+        }
+    }
+}
+
+/// How GPUs are offered.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArguments {
+    /// Where the driver is.
+    #[command(flatten)]
+    pub driver: DriverArguments,
+
+    /// The resource under which the kubelet counts the GPUs.
+    #[arg(long, env = "CREO_RESOURCE", default_value = "creo.cloud/gpu")]
+    pub resource: Resource,
+
+    /// The kubelet's directory.
+    #[arg(long, env = "CREO_KUBELET_DIR", value_name = "DIR", default_value = "/var/lib/kubelet", value_parser = absolute_path)]
+    pub kubelet_dir: PathBuf,
+
+    /// Where the container runtime reads CDI specifications.
+    #[arg(long, env = "CREO_CDI_DIR", value_name = "DIR", default_value = "/var/run/cdi", value_parser = absolute_path)]
+    pub cdi_dir: PathBuf,
+
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(
+        long,
+        env = "CREO_METRICS_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:9400"
+    )]
+    pub metrics_address: SocketAddr,
+
+    /// This node's name, which is that of its CreoNode; without it, nothing is told to the hub.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// How long a GPU must be without a fault before it is offered again.
+    #[arg(long, env = "CREO_HEALTHY_AFTER", value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub healthy_after: Duration,
+
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How the inventory is printed.
+#[derive(Debug, Clone, Args)]
+pub struct InventoryArguments {
+    /// Where the driver is.
+    #[command(flatten)]
+    pub driver: DriverArguments,
+
+    /// How it is printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// A form of the inventory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people, at most 100 columns wide.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("a path that begins with / is needed".to_owned())
+    }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let longest = SignedDuration::from_hours(24);
+    let time: SignedDuration = text
+        .parse()
+        .map_err(|_| "a time such as 60s or 5m is needed".to_owned())?;
+    if time.is_negative() || time > longest {
+        return Err("a time from 0s to 24h is needed".to_owned());
+    }
+    Ok(time.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::path::Path;
+
+    fn serve(arguments: &[&str]) -> Result<Box<ServeArguments>, String> {
+        let line = ["creo-gpu-device-plugin", "serve"];
+        match Arguments::try_parse_from(line.iter().chain(arguments)) {
+            Ok(Arguments {
+                command: Command::Serve(serve),
+            }) => Ok(serve),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_root_is_seen_under_its_own_path_unless_it_is_mounted_elsewhere() {
+        let plain = serve(&["--driver-root", "/run/nvidia/driver"]).unwrap();
+        assert_eq!(plain.driver.root_mount(), Path::new("/run/nvidia/driver"));
+        let mounted = serve(&["--driver-root-mount", "/driver-root"]).unwrap();
+        assert_eq!(mounted.driver.driver_root, Path::new("/"));
+        assert_eq!(mounted.driver.source().root, Path::new("/driver-root"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_the_flag_and_what_it_needs() {
+        for (flag, value, needs) in [
+            ("--driver-root", "run", "begins with /"),
+            ("--resource", "gpu", "creo.cloud/gpu"),
+            ("--healthy-after", "soon", "60s"),
+            ("--healthy-after", "48h", "24h"),
+        ] {
+            let refused = serve(&[flag, value]).unwrap_err();
+            assert!(
+                refused.contains(flag) && refused.contains(needs),
+                "{refused}"
+            );
+        }
+        assert_eq!(
+            serve(&["--healthy-after", "1m 30s"]).unwrap().healthy_after,
+            Duration::from_secs(90)
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! From the driver to the hub.
+
+use std::time::Duration;
+
+use creo_gpu_device_plugin::claims::Claiming;
+use creo_gpu_device_plugin::driver::Pace;
+use creo_gpu_device_plugin::metrics::Metrics;
+use creo_process::prometheus::Registry;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::hub::Hub;
+use crate::machine::{Machine, Watching};
+
+fn claim(machine: &Machine, client: Client) -> (Watching, DropGuard) {
+    let watching = machine.watch(Pace {
+        poll: Duration::from_millis(100),
+        quiet: Duration::from_millis(500),
+        retry: Duration::from_millis(200),
+        ..Pace::default()
+    });
+    let claiming = Claiming {
+        client,
+        node_name: "node-1".to_owned(),
+        resource: "creo.cloud/gpu".parse().unwrap(),
+        snapshots: watching.snapshots.clone(),
+        metrics: Metrics::register(&Registry::new()).unwrap(),
+    };
+    let stop = CancellationToken::new();
+    tokio::spawn(claiming.run(stop.clone()));
+    (watching, stop.drop_guard())
+}
+
+fn healthy(claims: &Value) -> usize {
+    let gpus = claims["gpus"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    gpus.iter().filter(|gpu| gpu["healthy"] == true).count()
+}
+
+#[tokio::test]
+async fn the_claims_name_every_gpu_and_are_written_once() {
+    let machine = Machine::new("t4", 2);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({"conditions": []}));
+    let _claiming = claim(&machine, client);
+    let claims = hub.until(|claims| healthy(claims) == 2).await;
+    let gpu = |index: usize| {
+        json!({
+            "index": index,
+            "uuid": machine.uuid(index),
+            "model": "Tesla T4",
+            "memoryBytes": 15_360_u64 << 20,
+            "computeCapability": "7.5",
+            "healthy": true,
+        })
+    };
+    assert_eq!(
+        claims,
+        json!({
+            "driverVersion": "570.133.20",
+            "cudaVersion": "12.8",
+            "resource": "creo.cloud/gpu",
+            "gpus": [gpu(0), gpu(1)],
+        })
+    );
+    sleep(Duration::from_secs(1)).await;
+    let asked = hub.asked.lock().unwrap().clone();
+    assert_eq!(
+        asked,
+        [
+            "LIST metadata.name=node-1",
+            "WATCH metadata.name=node-1",
+            "PATCH node-1 as creo-gpu-device-plugin"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_that_starts_again_writes_nothing() {
+    let machine = Machine::new("t4", 2);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let first = claim(&machine, client.clone());
+    hub.until(|claims| healthy(claims) == 2).await;
+    drop(first);
+    let (mut watching, _stop) = claim(&machine, client);
+    watching.until(|seen| seen.devices.len() == 2).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(hub.writes(), 1);
+}
+
+#[tokio::test]
+async fn a_fault_and_its_end_are_told_within_a_second_each_with_one_write() {
+    let machine = Machine::new("t4", 2);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let _claiming = claim(&machine, client);
+    hub.until(|claims| healthy(claims) == 2).await;
+    let began = Instant::now();
+    machine.inject(1, "xid 74");
+    let claims = hub.until(|claims| healthy(claims) == 1).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    let reason = claims["gpus"][1]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("XidError: XID 74"), "{reason}");
+    hub.until(|claims| healthy(claims) == 2).await;
+    assert_eq!(hub.writes(), 3);
+}
+
+#[tokio::test]
+async fn a_node_that_the_hub_does_not_know_yet_is_waited_for() {
+    let machine = Machine::new("t4", 1);
+    let (hub, client) = Hub::start().await;
+    let _claiming = claim(&machine, client);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(hub.writes(), 0);
+    hub.put("node-1", &json!({}));
+    hub.until(|claims| healthy(claims) == 1).await;
+    // Deleted and made anew by the operator, it is told again.
+    hub.delete();
+    sleep(Duration::from_millis(300)).await;
+    hub.put("node-1", &json!({}));
+    hub.until(|claims| healthy(claims) == 1).await;
+    assert_eq!(hub.writes(), 2);
+}
+
+#[tokio::test]
+async fn claims_that_somebody_else_changed_are_put_right() {
+    let machine = Machine::new("t4", 1);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let _claiming = claim(&machine, client);
+    hub.until(|claims| healthy(claims) == 1).await;
+    hub.put(
+        "node-1",
+        &json!({"claims": {"resource": "creo.cloud/gpu", "gpus": []}}),
+    );
+    hub.until(|claims| healthy(claims) == 1).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_refuses_is_asked_again_later_and_not_in_a_storm() {
+    let machine = Machine::new("t4", 1);
+    let (hub, client) = Hub::start().await;
+    *hub.refuse_writes.lock().unwrap() = true;
+    hub.put("node-1", &json!({}));
+    let _claiming = claim(&machine, client);
+    sleep(Duration::from_secs(4)).await;
+    let refused = hub.writes();
+    assert!((1..=4).contains(&refused), "{refused} writes");
+    *hub.refuse_writes.lock().unwrap() = false;
+    hub.until(|claims| healthy(claims) == 1).await;
+}
+
+#[tokio::test]
+async fn a_node_without_a_driver_says_why() {
+    let machine = Machine::without_driver("t4", 1);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let _claiming = claim(&machine, client);
+    let claims = hub.until(|claims| claims["message"].is_string()).await;
+    assert!(
+        claims["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("no NVIDIA driver")
+    );
+    assert_eq!(claims["gpus"], json!([]));
+}

@@ -1,0 +1,159 @@
+//! A kubelet, as far as a device plugin can tell.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use creo_gpu_device_plugin::kubelet::api::device_plugin_client::DevicePluginClient;
+use creo_gpu_device_plugin::kubelet::api::registration_server::{Registration, RegistrationServer};
+use creo_gpu_device_plugin::kubelet::api::{Empty, RegisterRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+use tower::service_fn;
+
+use crate::machine::PATIENCE;
+
+/// Health of each device, by id.
+pub type List = BTreeMap<String, String>;
+
+/// What the kubelet has seen.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub registrations: Vec<RegisterRequest>,
+    /// Every list of the newest registration.
+    pub lists: Vec<List>,
+}
+
+pub struct Kubelet {
+    directory: PathBuf,
+    pub seen: watch::Receiver<Seen>,
+    stop: CancellationToken,
+}
+
+struct Service {
+    directory: PathBuf,
+    seen: watch::Sender<Seen>,
+    stop: CancellationToken,
+}
+
+impl Kubelet {
+    /// Starts as a kubelet does: everything in its directory is wiped first.
+    pub fn start(directory: &Path) -> Self {
+        wipe(directory);
+        let (sender, seen) = watch::channel(Seen::default());
+        let listener = UnixListener::bind(directory.join("kubelet.sock")).unwrap();
+        let stop = CancellationToken::new();
+        let service = Service {
+            directory: directory.to_owned(),
+            seen: sender,
+            stop: stop.clone(),
+        };
+        let ended = stop.clone().cancelled_owned();
+        tokio::spawn(async move {
+            Server::builder()
+                .add_service(RegistrationServer::new(service))
+                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended)
+                .await
+                .unwrap();
+        });
+        Self {
+            directory: directory.to_owned(),
+            seen,
+            stop,
+        }
+    }
+
+    /// Waits until what was seen is so.
+    pub async fn until(&mut self, holds: impl FnMut(&Seen) -> bool) -> Seen {
+        let waited = timeout(PATIENCE, self.seen.wait_for(holds)).await;
+        if let Ok(found) = waited {
+            return found.unwrap().clone();
+        }
+        drop(waited);
+        panic!("it never held; at last: {:#?}", *self.seen.borrow())
+    }
+
+    /// Waits for a list in which so many devices are healthy.
+    pub async fn until_healthy(&mut self, count: usize) -> List {
+        let seen = self
+            .until(|seen| {
+                seen.lists
+                    .last()
+                    .is_some_and(|list| healthy(list).len() == count)
+            })
+            .await;
+        seen.lists.last().unwrap().clone()
+    }
+
+    /// A client of the plugin that registered.
+    pub async fn plugin(&mut self) -> DevicePluginClient<Channel> {
+        let seen = self.until(|seen| !seen.registrations.is_empty()).await;
+        let endpoint = &seen.registrations.last().unwrap().endpoint;
+        DevicePluginClient::new(connect(&self.directory.join(endpoint)).await.unwrap())
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The ids of the healthy devices.
+pub fn healthy(list: &List) -> Vec<String> {
+    list.iter()
+        .filter(|(_, health)| *health == "Healthy")
+        .map(|(id, _)| id.clone())
+        .collect()
+}
+
+pub fn wipe(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+}
+
+async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let path = path.to_owned();
+    Endpoint::from_static("http://plugin")
+        .connect_with_connector(service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+}
+
+#[tonic::async_trait]
+impl Registration for Service {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        assert!(!request.endpoint.contains('/'));
+        // The real one dials inside this call, too.
+        let channel = connect(&self.directory.join(&request.endpoint))
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        self.seen.send_modify(|seen| {
+            seen.registrations.push(request);
+            seen.lists.clear();
+        });
+        let (seen, stop) = (self.seen.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let mut plugin = DevicePluginClient::new(channel);
+            let mut lists = plugin.list_and_watch(Empty {}).await.unwrap().into_inner();
+            while let Some(Ok(Some(list))) = stop.run_until_cancelled(lists.message()).await {
+                let list = list
+                    .devices
+                    .into_iter()
+                    .map(|device| (device.id, device.health));
+                seen.send_modify(|seen| seen.lists.push(list.collect()));
+            }
+        });
+        Ok(Response::new(Empty {}))
+    }
+}

@@ -1,0 +1,226 @@
+//! A machine with GPUs and a kubelet's directory, under a temporary root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser as _;
+use creo_gpu_device_plugin::arguments::{Arguments, Command};
+use creo_gpu_device_plugin::driver::library::Source;
+use creo_gpu_device_plugin::driver::{Pace, Snapshot, Watcher};
+use creo_gpu_device_plugin::metrics::Metrics;
+use creo_gpu_device_plugin::serve::serve;
+use creo_process::prometheus::Registry;
+use nvidia_ml::install::{LIBRARY_NAME, install_built};
+use nvidia_ml::state::{Fault, State};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time that anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Machine {
+    root: TempDir,
+    pub state: State,
+}
+
+impl Machine {
+    pub fn new(profile: &str, gpus: usize) -> Self {
+        let machine = Self::without_driver(profile, gpus);
+        machine.install_driver();
+        machine
+    }
+
+    pub fn without_driver(profile: &str, gpus: usize) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["driver/dev", "kubelet/device-plugins"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        let state = State::from_profile(profile, gpus, "node-1").unwrap();
+        Self { root, state }
+    }
+
+    pub fn install_driver(&self) {
+        install_built(&self.libraries(), &self.state).unwrap();
+        for gpu in &self.state.gpus {
+            self.make_node(gpu.minor);
+        }
+        fs::write(self.driver_root().join("dev/nvidiactl"), "").unwrap();
+    }
+
+    pub fn make_node(&self, minor: u32) {
+        fs::write(self.driver_root().join(format!("dev/nvidia{minor}")), "").unwrap();
+    }
+
+    pub fn remove_node(&self, minor: u32) {
+        fs::remove_file(self.driver_root().join(format!("dev/nvidia{minor}"))).unwrap();
+    }
+
+    pub fn driver_root(&self) -> PathBuf {
+        self.root.path().join("driver")
+    }
+
+    fn libraries(&self) -> PathBuf {
+        self.driver_root().join("usr/lib/x86_64-linux-gnu")
+    }
+
+    pub fn kubelet_directory(&self) -> PathBuf {
+        self.root.path().join("kubelet/device-plugins")
+    }
+
+    pub fn plugin_socket(&self) -> PathBuf {
+        self.kubelet_directory().join("creo.cloud-gpu.sock")
+    }
+
+    pub fn cdi_specification(&self) -> PathBuf {
+        self.root.path().join("cdi/creo.cloud-gpu.json")
+    }
+
+    pub fn uuid(&self, index: usize) -> String {
+        self.state.gpus[index].uuid.clone()
+    }
+
+    pub fn inject(&self, index: usize, fault: &str) {
+        let fault: Fault = fault.parse().unwrap();
+        State::inject_into(&State::path_in(&self.libraries()), index, &fault).unwrap();
+    }
+
+    /// Takes functions out of the library, as an old driver lacks them: the loader finds a
+    /// function by its whole name.
+    pub fn take_out(&self, functions: &[&str]) {
+        let path = self.libraries().join(LIBRARY_NAME);
+        let mut library = fs::read(&path).unwrap();
+        for function in functions {
+            let name = format!("\0{function}\0");
+            let places: Vec<usize> = library
+                .windows(name.len())
+                .enumerate()
+                .filter(|(_, window)| *window == name.as_bytes())
+                .map(|(place, _)| place)
+                .collect();
+            assert!(!places.is_empty(), "the library has no {function}");
+            for place in places {
+                library[place + 1] = b'-';
+            }
+        }
+        fs::write(&path, library).unwrap();
+    }
+
+    pub fn source(&self) -> Source {
+        Source {
+            library: None,
+            root: self.driver_root(),
+        }
+    }
+
+    /// Follows the driver at this pace.
+    pub fn watch(&self, pace: Pace) -> Watching {
+        let (sender, snapshots) = watch::channel(Snapshot::default());
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let stop = CancellationToken::new();
+        let watcher = Watcher::new(self.source(), pace, metrics, sender);
+        tokio::spawn(watcher.run(stop.clone()));
+        Watching {
+            snapshots,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Runs the plugin as its binary does.
+    pub fn serve(&self, flags: &[&str]) -> Serving {
+        // Freed at once, and not given to anyone else that soon.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let root = self.root.path();
+        let mut line = vec![
+            "creo-gpu-device-plugin".to_owned(),
+            "serve".to_owned(),
+            format!("--driver-root={}", path(&root.join("driver"))),
+            format!("--kubelet-dir={}", path(&root.join("kubelet"))),
+            format!("--cdi-dir={}", path(&root.join("cdi"))),
+            format!("--metrics-address={port}"),
+        ];
+        line.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let Command::Serve(arguments) = Arguments::parse_from(line).command else {
+            panic!("not serve");
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move { serve(*arguments, stop).await.unwrap() }
+        });
+        Serving { port, stop, task }
+    }
+}
+
+/// A running plugin.
+pub struct Serving {
+    port: std::net::SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Stops the plugin and waits for its end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.task).await.unwrap().unwrap();
+    }
+
+    /// The answer to a GET, head and body.
+    pub async fn get(&self, path: &str) -> String {
+        let mut stream = loop {
+            match TcpStream::connect(self.port).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Waits until the answer holds this text.
+    pub async fn until(&self, path: &str, text: &str) {
+        let mut last = String::new();
+        let waiting = async {
+            loop {
+                last = self.get(path).await;
+                if last.contains(text) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, waiting).await.is_ok();
+        assert!(in_time, "{path} never held {text:?}; at last: {last}");
+    }
+}
+
+/// A driver that is followed.
+pub struct Watching {
+    pub snapshots: watch::Receiver<Snapshot>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Watching {
+    /// Waits until this holds.
+    pub async fn until(&mut self, holds: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+        let waited = timeout(PATIENCE, self.snapshots.wait_for(holds)).await;
+        if let Ok(found) = waited {
+            return found.unwrap().clone();
+        }
+        drop(waited);
+        panic!("it never held; at last: {:#?}", *self.snapshots.borrow())
+    }
+}

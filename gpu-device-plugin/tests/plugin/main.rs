@@ -1,0 +1,11 @@
+//! The plugin against a stand-in of the driver's library, a kubelet and a hub, all in this
+//! process. The plugin's own parts are the real ones, from the library to the socket.
+#![cfg(test)]
+
+mod hub;
+mod kubelet;
+mod machine;
+
+mod claims;
+mod driver;
+mod offering;
