@@ -193,7 +193,7 @@ async fn placements_table(client: &Client, namespace: &str) -> Result<Table> {
         table.add_row([
             format!("  {}", placement.name_any()),
             placement.spec.terms.node.clone(),
-            format!("{:?}", status.phase),
+            status.phase.map(|phase| format!("{phase:?}")).unwrap_or_default(),
             status.pod_name.unwrap_or_default(),
             placement.spec.terms.price_micro_per_gpu_hour.to_string(),
         ]);

@@ -76,6 +76,18 @@ impl ImageSet {
             .ok_or_else(|| Error::malformed("the list of images", "pause is not in it"))
     }
 
+    /// The name of an image that manifests use.
+    ///
+    /// # Errors
+    ///
+    /// The list does not have it.
+    pub fn reference(&self, name: &str) -> Result<&str> {
+        let found = self.images.iter().find(|image| image.name == name);
+        found
+            .map(|image| image.reference.as_str())
+            .ok_or_else(|| Error::malformed("the list of images", format!("{name} is not in it")))
+    }
+
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).doing(|| format!("reading {}", path.display()))?;
         serde_json::from_slice(&text).map_err(|error| Error::malformed(path.display().to_string(), error))

@@ -1,0 +1,88 @@
+//! What the API server refuses, and that it says what to do.
+
+use std::{fs, path::Path};
+
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, PostParams},
+    core::GroupVersionKind,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::shared::{Space, beside_others};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BadSpec {
+    name: String,
+    why: String,
+    /// The object as it was before, where the change is what is bad.
+    #[serde(default)]
+    base: Option<Value>,
+    object: Value,
+    message: String,
+}
+
+fn api(client: &Client, object: &Value, namespace: &str) -> Api<DynamicObject> {
+    let kind = object["kind"].as_str().expect("a fixture has a kind");
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("creo.cloud", "v1alpha1", kind));
+    if kind == "CreoNode" {
+        Api::all_with(client.clone(), &resource)
+    } else {
+        Api::namespaced_with(client.clone(), namespace, &resource)
+    }
+}
+
+fn parse(value: &Value) -> DynamicObject {
+    let mut object: DynamicObject = serde_json::from_value(value.clone()).expect("a fixture is an object");
+    object.metadata.namespace = None;
+    object
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_spec_is_refused_with_what_to_do_instead() {
+    let hold = beside_others().await;
+    let space = Space::restricted(&hold.client).await;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bad-specs.yaml");
+    let text = fs::read_to_string(path).expect("the fixtures are there");
+    let specs: Vec<BadSpec> = serde_saphyr::from_str(&text).expect("the fixtures are good");
+    assert!(specs.len() >= 20, "there are {}", specs.len());
+    let strict = PostParams { field_manager: Some("test".to_owned()), ..PostParams::default() };
+    let mut wrong = Vec::new();
+    for spec in &specs {
+        let api = api(&hold.client, &spec.object, &space.name);
+        let result = match &spec.base {
+            None => create_strictly(&hold.client, &api, &spec.object).await,
+            Some(base) => {
+                let created = api.create(&strict, &parse(base)).await.expect("the base is good");
+                let mut changed = parse(&spec.object);
+                changed.metadata.resource_version = created.metadata.resource_version;
+                let name = changed.metadata.name.clone().expect("it has a name");
+                let result = api.replace(&name, &strict, &changed).await.map(drop);
+                api.delete(&name, &kube::api::DeleteParams::default()).await.expect("the base is removed");
+                result
+            }
+        };
+        match result {
+            Ok(()) => wrong.push(format!("{}: admitted, although {}", spec.name, spec.why)),
+            Err(error) if !error.to_string().contains(&spec.message) => {
+                wrong.push(format!("{}: the answer lacks {:?}: {error}", spec.name, spec.message));
+            }
+            Err(_) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), specs.len(), wrong.join("\n"));
+    space.remove().await;
+}
+
+/// Creates as kubectl does: unknown fields are an error, not pruned.
+async fn create_strictly(client: &Client, api: &Api<DynamicObject>, object: &Value) -> kube::Result<()> {
+    let body = serde_json::to_vec(&parse(object)).expect("it is JSON");
+    let url = format!("{}?fieldValidation=Strict", api.resource_url());
+    let request = http::Request::post(url)
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("it is a request");
+    client.request::<Value>(request).await.map(drop)
+}

@@ -1,0 +1,13 @@
+//! Creo on a real Kubernetes, from the customer's wish to the engine's answer.
+//!
+//! All tests share one cluster with two nodes of eight GPUs each, and each has
+//! a namespace of its own. A test that disturbs the others takes the cluster
+//! for itself.
+
+mod bad_specs;
+mod devices;
+mod lifecycle;
+mod quiet;
+mod refusal;
+mod serving;
+mod shared;
