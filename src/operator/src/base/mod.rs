@@ -3,6 +3,7 @@
 
 pub mod backoff;
 pub mod cache;
+pub mod conditions;
 pub mod error;
 pub mod key;
 pub mod leader;
@@ -11,6 +12,7 @@ pub mod publish;
 pub mod queue;
 pub mod runner;
 pub mod slim;
+pub mod write;
 
 pub use cache::Cache;
 pub use error::{Class, ReconcileError};

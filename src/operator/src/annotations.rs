@@ -1,0 +1,10 @@
+//! The annotations that this operator reads back from what it made.
+
+/// Which attempt of its Placement a pod is.
+pub const ATTEMPT: &str = "creo.cloud/attempt";
+/// The revision of the workload that a pod was made from.
+pub const REVISION: &str = "creo.cloud/revision";
+/// The digest of the workload that a pod was made from.
+pub const WORKLOAD: &str = "creo.cloud/workload-digest";
+/// Why the node of a Placement was chosen.
+pub const CHOSEN: &str = "creo.cloud/chosen-because";

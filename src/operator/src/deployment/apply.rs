@@ -1,0 +1,312 @@
+//! Carries a plan out. The order: first what takes away, then what changes, then what adds, so
+//! that at no moment there are more replicas than wanted.
+
+use std::sync::Arc;
+
+use creo_api::AgentDeployment;
+use creo_api::placement::{Placement, Workload};
+use creo_market::replicas::Roll;
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Map, Value, json};
+
+use super::place::{place, would_find_a_place};
+use super::plan::Plan;
+use super::status::Obstacle;
+use super::validate::Valid;
+use super::{Deployments, MANAGER, build};
+use crate::base::error::is_not_found;
+use crate::base::slim;
+use crate::base::slim::metadata::controller;
+use crate::base::write::{self, Created};
+use crate::base::{Key, ReconcileError};
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Whether anything was written.
+    pub wrote: bool,
+    /// What stood in the way of placing.
+    pub obstacle: Option<Obstacle>,
+}
+
+impl Deployments {
+    /// The Service: made where it is missing, mended where somebody changed it; true when written.
+    pub(super) async fn apply_service(
+        &self,
+        deployment: &AgentDeployment,
+    ) -> Result<bool, ReconcileError> {
+        let key = Key::of(deployment);
+        if let Some(there) = self.services.get(&key) {
+            ours(deployment, &there)?;
+            if build::service::is_as_built(&there, deployment) {
+                return Ok(false);
+            }
+        }
+        let api = Api::<slim::Service>::namespaced(self.client.clone(), &key.namespace);
+        let doing = "applying the Service";
+        let live = api
+            .get_opt(&key.name)
+            .await
+            .map_err(|error| ReconcileError::of(doing, error))?;
+        if let Some(live) = &live {
+            ours(deployment, live)?;
+        }
+        let mut built = build::service::service(deployment);
+        // Exactly the object that was looked at, or a new one.
+        built.metadata.uid = live.as_ref().and_then(slim::Service::uid);
+        built.metadata.resource_version = live.as_ref().and_then(slim::Service::resource_version);
+        let body = applied(&built, doing)?;
+        let written = api
+            .patch(
+                &key.name,
+                &PatchParams::apply(MANAGER).force(),
+                &Patch::Apply(&body),
+            )
+            .await
+            .map_err(|error| ReconcileError::of(doing, error))?;
+        self.services.wrote(written);
+        Ok(true)
+    }
+
+    /// Carries the plan out.
+    pub(super) async fn apply(
+        &self,
+        deployment: &AgentDeployment,
+        valid: &Valid,
+        placements: &[Arc<Placement>],
+        plan: &Plan,
+    ) -> Result<Applied, ReconcileError> {
+        let mut done = Applied::default();
+        let find = |name: &str| placements.iter().find(|one| one.name_any() == name);
+        for placement in plan.rule.withdraw.iter().filter_map(|one| find(&one.name)) {
+            self.withdraw(placement).await?;
+            done.wrote = true;
+        }
+        match &plan.rule.roll {
+            Some(Roll::Update { name }) => {
+                if let Some(placement) = find(name) {
+                    self.update(deployment, valid, placement).await?;
+                    done.wrote = true;
+                }
+            }
+            Some(Roll::Replace { name }) => {
+                if let Some(placement) = find(name) {
+                    done.obstacle = self.replace(valid, placements, plan, placement).await?;
+                    done.wrote |= done.obstacle.is_none();
+                }
+            }
+            None => {}
+        }
+        let decision = place(
+            &self.fleet,
+            &self.reservations,
+            deployment,
+            valid,
+            placements,
+            plan,
+        );
+        done.wrote |= !decision.create.is_empty();
+        self.create_all(deployment, decision.create).await?;
+        if let Some(refusal) = decision.refusal {
+            done.obstacle = Some(Obstacle::NoNode(refusal.to_string()));
+        }
+        Ok(done)
+    }
+
+    async fn create_all(
+        &self,
+        deployment: &AgentDeployment,
+        create: Vec<Placement>,
+    ) -> Result<(), ReconcileError> {
+        let mut create = create.into_iter();
+        while let Some(placement) = create.next() {
+            if let Err(error) = self.create(deployment, &placement).await {
+                // What was not tried any more needs no reservation.
+                for rest in create {
+                    self.reservations.release(&Key::of(&rest));
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        deployment: &AgentDeployment,
+        placement: &Placement,
+    ) -> Result<(), ReconcileError> {
+        let key = Key::of(placement);
+        let created = write::create(&self.client, placement, "creating a Placement").await;
+        let placement: Placement = match created {
+            Ok(Created::New(placement) | Created::Existing(placement)) => placement,
+            Err(error) => {
+                if is_positive(&error) {
+                    self.reservations.release(&key);
+                } else {
+                    self.reservations.leave_in_doubt(&key);
+                }
+                return Err(error);
+            }
+        };
+        let owner =
+            controller(&placement.metadata, "AgentDeployment").map(|(_, uid)| uid.to_owned());
+        let is_ours = owner.is_some() && owner == deployment.uid();
+        self.placements.wrote(placement);
+        self.reservations.release(&key);
+        if is_ours {
+            return Ok(());
+        }
+        Err(ReconcileError::NotOurs {
+            kind: "Placement",
+            name: key.to_string(),
+            found: "another AgentDeployment, or nobody, controls it".to_owned(),
+        })
+    }
+
+    async fn withdraw(&self, placement: &Placement) -> Result<(), ReconcileError> {
+        if !write::delete(&self.client, placement, "deleting a Placement").await? {
+            self.placements.forget(&Key::of(placement));
+        }
+        Ok(())
+    }
+
+    /// Deletes a Placement whose terms no longer agree, if another would find a place.
+    async fn replace(
+        &self,
+        valid: &Valid,
+        placements: &[Arc<Placement>],
+        plan: &Plan,
+        placement: &Placement,
+    ) -> Result<Option<Obstacle>, ReconcileError> {
+        let key = Key::of(placement);
+        let found = would_find_a_place(
+            &self.fleet,
+            &self.reservations,
+            valid,
+            placements,
+            plan,
+            &key,
+        );
+        if let Err(refusal) = found {
+            return Ok(Some(Obstacle::CannotMove {
+                name: key.name,
+                refusal: refusal.to_string(),
+            }));
+        }
+        self.withdraw(placement).await?;
+        Ok(None)
+    }
+
+    /// Gives a Placement the wanted workload; its terms stay.
+    async fn update(
+        &self,
+        deployment: &AgentDeployment,
+        valid: &Valid,
+        placement: &Placement,
+    ) -> Result<(), ReconcileError> {
+        let doing = "updating a Placement's workload";
+        let old = &placement.spec.workload;
+        let new = build::placement::workload(deployment, valid, &old.kubernetes_node);
+        let body = json!({
+            "metadata": {
+                "uid": placement.uid(),
+                "resourceVersion": placement.resource_version(),
+            },
+            "spec": { "workload": replaced(old, &new) },
+        });
+        let key = Key::of(placement);
+        let api = Api::<Placement>::namespaced(self.client.clone(), &key.namespace);
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match api.patch(&key.name, &params, &Patch::Merge(&body)).await {
+            Ok(written) => {
+                self.placements.wrote(written);
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) => {
+                self.placements.forget(&key);
+                Ok(())
+            }
+            Err(error) => Err(ReconcileError::of(doing, error)),
+        }
+    }
+}
+
+/// A merge patch that leaves nothing of the old workload: what the new one lacks is null.
+fn replaced(old: &Workload, new: &Workload) -> Value {
+    let object = |workload: &Workload| match serde_json::to_value(workload) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    let mut patch = object(new);
+    for name in object(old).into_iter().map(|(name, _)| name) {
+        patch.entry(name).or_insert(Value::Null);
+    }
+    Value::Object(patch)
+}
+
+/// An error that says for certain that nothing was written.
+fn is_positive(error: &ReconcileError) -> bool {
+    matches!(
+        error,
+        ReconcileError::Refused { .. }
+            | ReconcileError::Deposed { .. }
+            | ReconcileError::Conflict { .. }
+            | ReconcileError::Invalid(_)
+    )
+}
+
+fn ours(deployment: &AgentDeployment, service: &slim::Service) -> Result<(), ReconcileError> {
+    let owner = controller(&service.metadata, "AgentDeployment").map(|(_, uid)| uid);
+    if owner.is_some() && owner == deployment.uid().as_deref() {
+        return Ok(());
+    }
+    Err(ReconcileError::NotOurs {
+        kind: "Service",
+        name: Key::of(service).to_string(),
+        found: owner.map_or_else(
+            || "no AgentDeployment controls it".to_owned(),
+            |uid| format!("the AgentDeployment with uid {uid} controls it"),
+        ),
+    })
+}
+
+/// An object as server-side apply takes it, which needs its apiVersion and kind.
+fn applied(service: &Service, doing: &'static str) -> Result<Value, ReconcileError> {
+    let mut value = serde_json::to_value(service)
+        .map_err(|error| ReconcileError::Invalid(format!("{doing}: {error}")))?;
+    value["apiVersion"] = Service::api_version(&()).into();
+    value["kind"] = Service::kind(&()).into();
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::fixture;
+
+    #[test]
+    fn an_update_of_the_workload_leaves_nothing_of_the_old_one() {
+        let old = fixture::placement().spec.workload;
+        let mut new = old.clone();
+        new.args.clear();
+        new.revision = "r2".to_owned();
+        let patch = replaced(&old, &new);
+        assert_eq!(patch["args"], Value::Null);
+        assert_eq!(patch["revision"], "r2");
+        let mut merged = serde_json::to_value(&old).unwrap();
+        for (name, value) in patch.as_object().unwrap() {
+            if value.is_null() {
+                merged.as_object_mut().unwrap().remove(name);
+            } else {
+                merged[name] = value.clone();
+            }
+        }
+        assert_eq!(serde_json::from_value::<Workload>(merged).unwrap(), new);
+    }
+}

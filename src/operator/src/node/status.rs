@@ -1,0 +1,363 @@
+//! The status of a CreoNode, from what the node claims, what Kubernetes knows of it, and what is
+//! used there.
+
+use creo_api::creo_node::{Capacity, CreoNode, CreoNodeStatus, ServiceClass, conditions};
+use creo_market::wording;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::base::conditions::{Says, written};
+use crate::base::publish::Note;
+use crate::base::slim::Node;
+use crate::base::slim::node::Answers;
+use crate::fleet::{Usage, free, gpu_pool};
+
+/// What is known of the offered node.
+#[derive(Debug, Clone)]
+pub struct Sight<'a> {
+    /// The Node object; none when the API server positively does not have it.
+    pub node: Option<&'a Node>,
+    /// What is used there.
+    pub used: &'a Usage,
+    /// The name of an older CreoNode that offers the same node.
+    pub older_twin: Option<&'a str>,
+}
+
+/// The status as it is to be, without the claims, which are the device plugin's to write.
+#[must_use]
+pub fn status(creo_node: &CreoNode, sight: &Sight<'_>, now: Timestamp) -> CreoNodeStatus {
+    let before = creo_node.status.clone().unwrap_or_default();
+    let says = [
+        accepted(creo_node),
+        reachable(creo_node, sight.node),
+        healthy(creo_node, sight),
+    ];
+    let ready = ready(creo_node, sight, &says);
+    let generation = creo_node.metadata.generation;
+    CreoNodeStatus {
+        claims: None,
+        observed_generation: generation,
+        conditions: written(
+            &before.conditions,
+            says.into_iter().chain(std::iter::once(ready)).collect(),
+            generation,
+            now,
+        ),
+        capacity: Some(capacity(creo_node, sight)),
+        service_class: service_class(creo_node),
+    }
+}
+
+fn accepted(creo_node: &CreoNode) -> Says {
+    if creo_node.spec.accepted {
+        Says::new(
+            conditions::ACCEPTED,
+            true,
+            "Accepted",
+            "spec.accepted is true",
+        )
+    } else {
+        let message =
+            "an administrator has to set spec.accepted to true before customers' replicas run here";
+        Says::new(conditions::ACCEPTED, false, "NotAccepted", message)
+    }
+}
+
+fn reachable(creo_node: &CreoNode, node: Option<&Node>) -> Says {
+    let name = &creo_node.spec.source.kubernetes_node;
+    match node.map(Node::answers) {
+        None => {
+            let message = format!(
+                "there is no Kubernetes node {name}; delete this CreoNode if it does not come back"
+            );
+            Says::new(conditions::REACHABLE, false, "NodeGone", message)
+        }
+        Some(Answers::Unseen) => {
+            let message = format!("nothing is heard of the kubelet of node {name}");
+            Says::new(conditions::REACHABLE, false, "NodeUnseen", message)
+        }
+        Some(Answers::Ready | Answers::NotReady(_)) => Says::new(
+            conditions::REACHABLE,
+            true,
+            "NodeAnswers",
+            format!("the kubelet of node {name} reports"),
+        ),
+    }
+}
+
+/// How many GPUs there are, and those that are not in order, with why.
+fn ailing(creo_node: &CreoNode) -> Option<(usize, Vec<String>)> {
+    let claims = creo_node.status.as_ref()?.claims.as_ref()?;
+    let ailing = claims
+        .gpus
+        .iter()
+        .filter(|gpu| !gpu.healthy)
+        .map(|gpu| {
+            format!(
+                "GPU {} ({}): {}",
+                gpu.index,
+                gpu.uuid,
+                gpu.reason.as_deref().unwrap_or("no reason given")
+            )
+        })
+        .collect();
+    Some((claims.gpus.len(), ailing))
+}
+
+fn healthy(creo_node: &CreoNode, sight: &Sight<'_>) -> Says {
+    let r#type = conditions::HEALTHY;
+    if let Some(Answers::NotReady(why)) = sight.node.map(Node::answers) {
+        return Says::new(r#type, false, "NodeNotReady", why);
+    }
+    let Some((count, ailing)) = ailing(creo_node) else {
+        let message = "the device plugin has not said yet which GPUs the node has; check that its pod runs there";
+        return Says::unknown(r#type, "NoClaims", message);
+    };
+    if count == 0 {
+        let claims = creo_node
+            .status
+            .as_ref()
+            .and_then(|status| status.claims.as_ref());
+        let why = claims.and_then(|claims| claims.message.clone());
+        let message = why.unwrap_or_else(|| "the node has no GPU".to_owned());
+        return Says::new(r#type, false, "NoGpu", message);
+    }
+    if ailing.is_empty() {
+        return Says::new(
+            r#type,
+            true,
+            "AllHealthy",
+            format!("{count} of {count} GPUs are in order"),
+        );
+    }
+    let word = if ailing.len() == count {
+        "NoHealthyGpu"
+    } else {
+        "SomeGpusUnhealthy"
+    };
+    let message = format!(
+        "{} of {count} GPUs are in order; {}",
+        count - ailing.len(),
+        ailing.join("; ")
+    );
+    Says::new(r#type, false, word, message)
+}
+
+/// New replicas may come while one GPU is in order: one that is lost must not take the others
+/// with it.
+fn ready(creo_node: &CreoNode, sight: &Sight<'_>, says: &[Says]) -> Says {
+    let r#type = conditions::READY;
+    if let Some(twin) = sight.older_twin {
+        let message = format!(
+            "CreoNode {twin} offers the same Kubernetes node and is older; delete one of them"
+        );
+        return Says::new(r#type, false, "DuplicateSource", message);
+    }
+    let missing = says
+        .iter()
+        .find(|one| one.holds != Some(true) && one.reason != "SomeGpusUnhealthy");
+    if let Some(missing) = missing {
+        return Says::new(
+            r#type,
+            false,
+            missing.reason.clone(),
+            missing.message.clone(),
+        );
+    }
+    if creo_node.spec.offer.cordon {
+        let message = "spec.offer.cordon keeps new replicas away; running ones stay";
+        return Says::new(r#type, false, "Cordoned", message);
+    }
+    let pool = gpu_pool(creo_node, sight.node, sight.used);
+    if pool.is_none_or(|pool| pool.count == 0) {
+        let message =
+            "the kubelet hands out no GPU; the device plugin may just have started, or has stopped";
+        return Says::new(r#type, false, "NotAllocatable", message);
+    }
+    Says::new(r#type, true, "Ready", "replicas can be placed here")
+}
+
+fn capacity(creo_node: &CreoNode, sight: &Sight<'_>) -> Capacity {
+    let pool = gpu_pool(creo_node, sight.node, sight.used);
+    let promised = pool.as_ref().and_then(|pool| pool.promised());
+    let free = sight
+        .node
+        .map(|node| free(node, sight.used))
+        .unwrap_or_default();
+    let count = |count: i64| i32::try_from(count.max(0)).unwrap_or(i32::MAX);
+    Capacity {
+        gpus: count(pool.as_ref().map_or(0, |pool| pool.count)),
+        gpus_free: count(pool.as_ref().map_or(0, |pool| pool.free)),
+        gpu_model: promised.map(|kind| kind.model.clone()),
+        gpu_memory: promised.map(|kind| wording::bytes(kind.memory_bytes)),
+        gpu_memory_bytes: promised.map_or(0, |kind| kind.memory_bytes),
+        cpu_milli_free: free.cpu_milli.max(0),
+        memory_bytes_free: free.memory_bytes.max(0),
+        ephemeral_storage_bytes_free: free.ephemeral_storage_bytes.max(0),
+        pods_free: count(free.pods),
+    }
+}
+
+fn service_class(creo_node: &CreoNode) -> Option<ServiceClass> {
+    let (_, ailing) = ailing(creo_node)?;
+    Some(if ailing.is_empty() {
+        ServiceClass::Good
+    } else {
+        ServiceClass::Degraded
+    })
+}
+
+/// What people are told: when the node became ready or ceased to be.
+#[must_use]
+pub fn notes(before: &CreoNodeStatus, after: &CreoNodeStatus) -> Vec<Note> {
+    let ready = |status: &CreoNodeStatus| {
+        status
+            .conditions
+            .iter()
+            .find(|one| one.type_ == conditions::READY)
+            .cloned()
+    };
+    let (old, Some(new)) = (ready(before), ready(after)) else {
+        return Vec::new();
+    };
+    if old
+        .as_ref()
+        .is_some_and(|old| old.status == new.status && old.reason == new.reason)
+    {
+        return Vec::new();
+    }
+    let is_ready = new.status == "True";
+    vec![Note {
+        warning: !is_ready,
+        reason: if is_ready {
+            "NodeReady"
+        } else {
+            "NodeNotReady"
+        },
+        action: "Watch",
+        message: format!("{}: {}", new.reason, new.message),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn creo_node(accepted: bool, cordon: bool, healthy: &[bool]) -> CreoNode {
+        let gpus: Vec<_> = healthy
+            .iter()
+            .enumerate()
+            .map(|(index, healthy)| {
+                json!({"index": index, "uuid": format!("GPU-{index}"), "model": "NVIDIA L4",
+                    "memoryBytes": 24_i64 << 30, "computeCapability": "8.9", "healthy": healthy,
+                    "reason": (!healthy).then_some("XID 79")})
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": "gpu-1", "generation": 2},
+            "spec": {"source": {"kubernetesNode": "machine-1"}, "owner": "acme", "accepted": accepted,
+                "offer": {"priceMicroPerGpuHour": 1, "region": "eu", "cordon": cordon}},
+            "status": {"claims": {"resource": "creo.cloud/gpu", "gpus": gpus}},
+        }))
+        .unwrap()
+    }
+
+    fn node(ready: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": "machine-1"},
+            "status": {
+                "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110", "creo.cloud/gpu": "2"},
+                "conditions": [{"type": "Ready", "status": ready, "message": "kubelet says"}],
+            },
+        }))
+        .unwrap()
+    }
+
+    /// Each condition as TYPE=STATUS(REASON).
+    fn said(creo_node: &CreoNode, node: Option<&Node>, older_twin: Option<&str>) -> String {
+        let used = Usage::default();
+        let status = status(
+            creo_node,
+            &Sight {
+                node,
+                used: &used,
+                older_twin,
+            },
+            Timestamp::UNIX_EPOCH,
+        );
+        status
+            .conditions
+            .iter()
+            .map(|one| format!("{}={}({})", one.type_, one.status, one.reason))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn the_conditions_say_what_is_missing() {
+        let good = creo_node(true, false, &[true, true]);
+        let ready = node("True");
+        let cases = [
+            (
+                said(&good, Some(&ready), None),
+                "Accepted=True(Accepted) Reachable=True(NodeAnswers) Healthy=True(AllHealthy) Ready=True(Ready)",
+            ),
+            (
+                said(&creo_node(false, false, &[true]), Some(&ready), None),
+                "Accepted=False(NotAccepted) Reachable=True(NodeAnswers) Healthy=True(AllHealthy) Ready=False(NotAccepted)",
+            ),
+            (
+                said(&creo_node(true, true, &[true]), Some(&ready), None),
+                "Accepted=True(Accepted) Reachable=True(NodeAnswers) Healthy=True(AllHealthy) Ready=False(Cordoned)",
+            ),
+            (
+                said(&creo_node(true, false, &[true, false]), Some(&ready), None),
+                "Accepted=True(Accepted) Reachable=True(NodeAnswers) Healthy=False(SomeGpusUnhealthy) Ready=True(Ready)",
+            ),
+            (
+                said(&creo_node(true, false, &[false, false]), Some(&ready), None),
+                "Accepted=True(Accepted) Reachable=True(NodeAnswers) Healthy=False(NoHealthyGpu) Ready=False(NoHealthyGpu)",
+            ),
+            (
+                said(&good, Some(&node("Unknown")), None),
+                "Accepted=True(Accepted) Reachable=False(NodeUnseen) Healthy=True(AllHealthy) Ready=False(NodeUnseen)",
+            ),
+            (
+                said(&good, Some(&node("False")), None),
+                "Accepted=True(Accepted) Reachable=True(NodeAnswers) Healthy=False(NodeNotReady) Ready=False(NodeNotReady)",
+            ),
+            (
+                said(&good, None, None),
+                "Accepted=True(Accepted) Reachable=False(NodeGone) Healthy=True(AllHealthy) Ready=False(NodeGone)",
+            ),
+            (
+                said(&good, Some(&ready), Some("gpu-0")),
+                "Accepted=True(Accepted) Reachable=True(NodeAnswers) Healthy=True(AllHealthy) Ready=False(DuplicateSource)",
+            ),
+        ];
+        for (said, expected) in cases {
+            assert_eq!(said, expected);
+        }
+    }
+
+    #[test]
+    fn capacity_is_what_is_claimed_healthy_and_handed_out_less_what_is_used() {
+        let creo_node = creo_node(true, false, &[true, true, false]);
+        let mut used = Usage::default();
+        used.extended.insert("creo.cloud/gpu".to_owned(), 1);
+        used.amounts.cpu_milli = 5000;
+        let node = node("True");
+        let sight = Sight {
+            node: Some(&node),
+            used: &used,
+            older_twin: None,
+        };
+        let status = status(&creo_node, &sight, Timestamp::UNIX_EPOCH);
+        let capacity = status.capacity.unwrap();
+        assert_eq!((capacity.gpus, capacity.gpus_free), (2, 1));
+        assert_eq!(capacity.gpu_memory.as_deref(), Some("24 GiB"));
+        assert_eq!((capacity.cpu_milli_free, capacity.pods_free), (0, 110));
+        assert_eq!(status.service_class, Some(ServiceClass::Degraded));
+        assert_eq!(status.claims, None, "the claims are the plugin's to write");
+    }
+}
