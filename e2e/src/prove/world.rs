@@ -152,6 +152,22 @@ impl World {
             .unwrap_or(0)
     }
 
+    /// Heals all that was disturbed.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub async fn heal(self: &Arc<Self>) -> Result<(), Failure> {
+        for node in self.nodes() {
+            Arc::clone(self)
+                .disturb(Disturbance::Rejoin(node.clone()))
+                .await?;
+            Arc::clone(self)
+                .disturb(Disturbance::GpusHeal(node))
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Lets something happen.
     ///
     /// # Errors

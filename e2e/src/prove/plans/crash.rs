@@ -142,7 +142,7 @@ struct Played {
 
 /// Plays the scenario, with one fault or none.
 async fn play(
-    world: &World,
+    world: &Arc<World>,
     case: &Case,
     limits: &Limits,
     crash: Option<&Crash>,

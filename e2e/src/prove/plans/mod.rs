@@ -2,6 +2,7 @@
 
 mod crash;
 mod market;
+mod soak;
 
 use super::plan::Plan;
 
@@ -12,5 +13,6 @@ pub fn all() -> Vec<Box<dyn Plan>> {
         Box::new(market::PLACEMENT),
         Box::new(market::REPLICAS),
         Box::new(crash::CrashAfterEveryWrite),
+        Box::new(soak::Soak),
     ]
 }

@@ -12,6 +12,9 @@ pub(in super::super) struct Expectation {
     /// The most replicas of each deployment that may have a seat: where the
     /// number was just lowered, still the earlier one.
     pub(in super::super) seats: BTreeMap<String, usize>,
+    /// Whether a replica that was lost may come back beside the one that has
+    /// taken its part: a node was cut off.
+    pub(in super::super) lost_may_return: bool,
     /// Whether pods may fail: something was done to nodes or GPUs.
     pub(in super::super) pods_may_fail: bool,
 }
@@ -106,7 +109,12 @@ fn too_many_seats(objects: &Objects, expectation: &Expectation) -> Option<String
         }
     }
     seats.into_iter().find_map(|(deployment, placements)| {
-        let most = expectation.seats.get(deployment).copied().unwrap_or(0);
+        let wanted = expectation.seats.get(deployment).copied().unwrap_or(0);
+        let most = if expectation.lost_may_return {
+            2 * wanted
+        } else {
+            wanted
+        };
         (placements.len() > most).then(|| {
             format!(
                 "{deployment} has the placements {} where {most} are wanted",
@@ -165,7 +173,7 @@ mod tests {
         let seats = BTreeMap::from([("chat".to_owned(), seats)]);
         let expectation = Expectation {
             seats,
-            pods_may_fail: false,
+            ..Expectation::default()
         };
         violation(&objects(list), &expectation).unwrap_or_else(|| "none".to_owned())
     }

@@ -7,6 +7,7 @@ mod operator;
 mod snapshot;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use creo_api::AgentDeployment;
@@ -53,11 +54,13 @@ impl Stage {
     /// Clears what earlier stages left, and starts an operator in front of an
     /// empty namespace. Rules are added by `prepare` before the operator starts.
     pub(super) async fn set(
-        world: &World,
+        world: &Arc<World>,
         case: &Case,
         prepare: impl FnOnce(&FaultProxy) -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let client = crate::cluster::client_from(&world.admin_kubeconfig()).await?;
+        // An earlier stage may have been broken off at any point.
+        world.heal().await?;
         sweep(&client).await?;
         let namespace = format!("stage-{:08x}", case.seed >> 32);
         create_namespace(&client, &namespace).await?;

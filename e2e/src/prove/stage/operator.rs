@@ -32,7 +32,6 @@ struct State {
     log: File,
     child: Option<Child>,
     stopping: bool,
-    kills: usize,
     /// Ends that nobody asked for, in words.
     exits: Vec<String>,
 }
@@ -46,7 +45,6 @@ impl Operator {
             log: file,
             child: None,
             stopping: false,
-            kills: 0,
             exits: Vec::new(),
         };
         state.spawn()?;
@@ -62,11 +60,13 @@ impl Operator {
     /// Kills the operator; it is started again at once.
     pub(super) fn kill_switch(&self) -> KillSwitch {
         let state = Arc::clone(&self.state);
-        Arc::new(move || {
-            let mut state = locked(&state);
-            state.kills += 1;
-            state.kill()
-        })
+        Arc::new(move || locked(&state).kill())
+    }
+
+    /// Kills the operator if it runs; it is started again at once.
+    pub(in super::super) fn kill(&self) {
+        // It may just be on its way up: then the next kill meets it.
+        let _ = (self.kill_switch())();
     }
 
     /// Fails when the operator has ended more often than it may.
