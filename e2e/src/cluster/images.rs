@@ -110,7 +110,7 @@ pub(super) fn import(node: &Node, images: &[Image], programs: &Programs) -> Resu
     let ctr = format!("'{ctr}' --address {CONTAINERD_SOCKET} --namespace k8s.io images");
     // containerd may have been started a moment ago.
     let list = format!(
-        "for try in $(seq 200); do {ctr} list --quiet 2>/dev/null && exit 0; sleep 0.05; done
+        "for try in $(seq 600); do {ctr} list --quiet 2>/dev/null && exit 0; sleep 0.05; done
         {ctr} list --quiet"
     );
     let present = node.control().script(&list)?;

@@ -326,11 +326,11 @@ impl Cluster {
         node.namespaces(&control, &self.record.program)?;
         node.control().script(&node.mounts_script(self.record.gpus))?;
         self.plug_in(node)?;
-        for component in node::COMPONENTS {
-            node.control().start(node.request(component, &self.programs)?)?;
-        }
+        let start = |component| node.control().start(node.request(component, &self.programs)?);
+        start(node::RUNTIME)?;
+        // It waits for containerd, and a kubelet without a runtime ends at once.
         images::import(node, std::slice::from_ref(&self.record.pause), &self.programs)?;
-        Ok(())
+        node::AGENTS.into_iter().try_for_each(start)
     }
 
     /// A cable between two network namespaces is made from outside both, where

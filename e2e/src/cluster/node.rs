@@ -24,8 +24,10 @@ use crate::{
     supervisor::{Control, StartRequest},
 };
 
-/// The components in the order in which they start.
-pub const COMPONENTS: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
+/// The component that the others wait for.
+pub(super) const RUNTIME: &str = "containerd";
+/// The components that make it a node of its cluster.
+pub(super) const AGENTS: [&str; 2] = ["kubelet", "kube-proxy"];
 /// What tells a node from a component at the cluster's supervisor.
 pub(super) const PROCESS_PREFIX: &str = "node ";
 /// containerd's socket within a node.
