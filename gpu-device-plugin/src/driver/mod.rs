@@ -227,15 +227,22 @@ impl Watcher {
         let uuids: Vec<String> = inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         self.take_in(inventory);
         let (mut threads, mut messages) = Threads::start(session, &uuids);
-        self.publish();
         let opened = Instant::now();
+        // Nothing is published before every GPU was read and is listened to: from then on
+        // no fault is missed.
+        let (mut settled, mut listening) = (false, false);
         let mut tick = interval(self.pace.poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dead = BTreeSet::new();
+        self.ask(&mut threads);
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
-                    Some(message) => self.hear(message, &mut threads, &mut dead),
+                    Some(message) => {
+                        listening |= matches!(message, Message::Deaf(_));
+                        self.hear(message, &mut threads, &mut dead);
+                        settled |= listening && threads.all_answered();
+                    }
                     // Every thread ended, so that nothing more is learnt from this session.
                     None => break,
                 },
@@ -245,9 +252,12 @@ impl Watcher {
                     if !silent && self.must_open_anew(opened, &dead, &uuids, &footprint) {
                         break;
                     }
+                    settled |= opened.elapsed() > self.pace.answer;
                 }
             }
-            self.publish();
+            if settled {
+                self.publish();
+            }
         }
         self.close(threads, messages).await;
     }

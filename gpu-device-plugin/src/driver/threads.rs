@@ -143,6 +143,11 @@ impl Threads {
         silent
     }
 
+    /// Whether no answer is awaited.
+    pub(super) fn all_answered(&self) -> bool {
+        self.readers.values().all(|reader| reader.asked.is_none())
+    }
+
     /// This GPU has answered.
     pub(super) fn answered(&mut self, uuid: &str) {
         if let Some(reader) = self.readers.get_mut(uuid) {
@@ -169,7 +174,8 @@ fn read(held: &Held, uuid: &str, asked: &Receiver<()>, out: &mpsc::Sender<Messag
 }
 
 fn listen(held: &Held, uuids: &[String], stop: &AtomicBool, out: &mpsc::Sender<Message>) {
-    let mut deaf = false;
+    // Said at the first success as well: whoever waits for it knows that nothing is missed.
+    let mut deaf = true;
     while !stop.load(Ordering::Relaxed) {
         let why = match held.session.listen(uuids) {
             Ok(listener) => {

@@ -9,6 +9,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch};
+use creo_process::client::{CALL_TIMEOUT, ClientMetrics, ClientOptions, connect};
+use creo_process::prometheus::Registry;
 use futures::StreamExt as _;
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -43,7 +45,13 @@ impl Hub {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let client = Client::try_from(Config::new(uri.parse().unwrap())).unwrap();
+        let options = ClientOptions {
+            user_agent: "creo-test/0".to_owned(),
+            call_timeout: CALL_TIMEOUT,
+            metrics: ClientMetrics::register(&Registry::new()).unwrap(),
+            gate: None,
+        };
+        let client = connect(Config::new(uri.parse().unwrap()), options).unwrap();
         (hub, client)
     }
 
@@ -83,10 +91,12 @@ impl Hub {
             node.as_ref()
                 .is_some_and(|node| holds(&node["status"]["claims"]))
         });
-        match tokio::time::timeout(crate::machine::PATIENCE, waiting).await {
-            Ok(found) => found.unwrap().clone().unwrap()["status"]["claims"].clone(),
-            Err(_) => panic!("it never held; at last: {:#?}", self.claims()),
+        let waited = tokio::time::timeout(crate::machine::PATIENCE, waiting).await;
+        if let Ok(found) = waited {
+            return found.unwrap().clone().unwrap()["status"]["claims"].clone();
         }
+        drop(waited);
+        panic!("it never held; at last: {:#?}", self.claims())
     }
 
     /// How many writes there were.

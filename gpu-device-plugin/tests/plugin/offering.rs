@@ -101,7 +101,7 @@ async fn an_allocation_names_the_cdi_devices_and_is_the_same_every_time() {
     let (one, two, three) = (machine.uuid(1), machine.uuid(2), machine.uuid(3));
     let request = allocation(&[
         &[two.clone(), one.clone(), two.clone()],
-        &[three.clone()],
+        std::slice::from_ref(&three),
         &[],
     ]);
     let first = client.allocate(request.clone()).await.unwrap().into_inner();
@@ -294,7 +294,7 @@ async fn a_gpu_that_is_put_in_is_offered_without_anyone_touching_the_plugin() {
     let answer = kubelet
         .plugin()
         .await
-        .allocate(allocation(&[&[new.clone()]]))
+        .allocate(allocation(&[std::slice::from_ref(&new)]))
         .await
         .unwrap();
     assert_eq!(
