@@ -12,7 +12,7 @@ use comfy_table::{Table, presets::NOTHING};
 use creo_e2e::{
     Error, Result,
     cluster::{self, Cluster, ClusterSpec, GpuFault, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, Tuning},
-    bench, components, demo, keeper, paths,
+    bench, components, demo, keeper, paths, prove,
     progress::Progress,
     supervisor,
 };
@@ -56,6 +56,7 @@ enum Verb {
     },
     /// Measure, and write the report.
     Bench(bench::Arguments),
+    Prove(prove::Arguments),
     /// Build the programs of Kubernetes that are not built yet.
     Components,
     #[command(subcommand, hide = true)]
@@ -204,6 +205,7 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
         }
         Verb::Demo { gpus } => print(&demo::run(&name, gpus, this_program()?).await?)?,
         Verb::Bench(arguments) => bench::run(&arguments, this_program()?).await?,
+        Verb::Prove(arguments) => return prove_verb(&arguments).await,
         Verb::Components => {
             components::ensure(&components::CLUSTER, &Progress::stderr())?;
         }
@@ -244,6 +246,21 @@ async fn up(name: String, arguments: UpArguments) -> Result<()> {
         cluster.down()?;
     }
     Ok(())
+}
+
+async fn prove_verb(arguments: &prove::Arguments) -> Result<ExitCode> {
+    let program = this_program()?;
+    let start_world: prove::StartWorld = Box::new(move || {
+        let program = program.clone();
+        Box::pin(async move {
+            let name = format!("prove-{}", std::process::id());
+            let world = prove::World::start(&name, program).await.map_err(prove::Failure::from)?;
+            Ok(std::sync::Arc::new(world))
+        })
+    });
+    let environment = prove::Environment::new(paths::checkout(), start_world);
+    let report = prove::run(arguments, &prove::all(), environment).await?;
+    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn node_verb(name: &str, verb: NodeVerb) -> Result<()> {

@@ -9,6 +9,7 @@ mod node;
 mod spec;
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::Node as KubernetesNode;
-use kube::{Api, Client, Config, config::Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt, api::ListParams, config::Kubeconfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -349,15 +350,15 @@ impl Cluster {
 
     async fn wait_api(&self) -> Result<()> {
         let client = self.client().await?;
-        self.wait_until("the API server is ready", START_PATIENCE, async || {
-            let request = http_get("/readyz")?;
-            match client.request_text(request).await {
-                Ok(text) if text == "ok" => Ok(None),
-                Ok(text) => Ok(Some(text)),
-                Err(error) => Ok(Some(error.to_string())),
-            }
-        })
-        .await
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            let last = match client.request_text(http_get("/readyz")?).await {
+                Ok(text) if text == "ok" => return Ok(()),
+                Ok(text) => text,
+                Err(error) => error.to_string(),
+            };
+            self.go_on("the API server is ready", deadline, last).await?;
+        }
     }
 
     /// Waits until the nodes of these names are ready.
@@ -367,42 +368,38 @@ impl Cluster {
     /// One of them is not in time, or a component has ended.
     pub async fn wait_nodes_ready(&self, names: &[String]) -> Result<()> {
         let nodes: Api<KubernetesNode> = Api::all(self.client().await?);
-        self.wait_until("the nodes are ready", START_PATIENCE, async || {
-            let list = match nodes.list(&kube::api::ListParams::default()).await {
-                Ok(list) => list,
-                Err(error) => return Ok(Some(error.to_string())),
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            let last = match nodes.list(&ListParams::default()).await {
+                Ok(list) => {
+                    let ready: BTreeSet<String> =
+                        list.iter().filter(|node| is_ready(node)).map(ResourceExt::name_any).collect();
+                    let unready: Vec<&str> =
+                        names.iter().filter(|name| !ready.contains(*name)).map(String::as_str).collect();
+                    if unready.is_empty() {
+                        return Ok(());
+                    }
+                    format!("not ready: {}", unready.join(", "))
+                }
+                Err(error) => error.to_string(),
             };
-            let unready: Vec<String> = names
-                .iter()
-                .filter(|name| !list.iter().any(|node| is_ready(node) && node.metadata.name.as_ref() == Some(name)))
-                .cloned()
-                .collect();
-            Ok((!unready.is_empty()).then(|| format!("not ready: {}", unready.join(", "))))
-        })
-        .await
+            self.go_on("the nodes are ready", deadline, last).await?;
+        }
     }
 
-    /// Polls until `look` has nothing left to say, and fails early when a
-    /// component has ended.
-    async fn wait_until(
-        &self,
-        what: &str,
-        within: Duration,
-        mut look: impl AsyncFnMut() -> Result<Option<String>>,
-    ) -> Result<()> {
-        let deadline = Instant::now() + within;
-        while let Some(last) = look().await? {
-            for (place, name, state) in self.components()? {
-                if let Some(status) = state.exit_status {
-                    let problem = format!("ended with status {status} on {place}");
-                    return Err(Error::component(&name, problem, &state.log));
-                }
+    /// Waits a moment before the next look, unless a component has ended or it
+    /// takes too long.
+    async fn go_on(&self, what: &str, deadline: Instant, last: String) -> Result<()> {
+        for (place, name, state) in self.components()? {
+            if let Some(status) = state.exit_status {
+                let problem = format!("ended with status {status} on {place}");
+                return Err(Error::component(&name, problem, &state.log));
             }
-            if Instant::now() > deadline {
-                return Err(Error::Timeout { what: what.to_owned(), within, last });
-            }
-            tokio::time::sleep(POLL).await;
         }
+        if Instant::now() > deadline {
+            return Err(Error::Timeout { what: what.to_owned(), within: START_PATIENCE, last });
+        }
+        tokio::time::sleep(POLL).await;
         Ok(())
     }
 
