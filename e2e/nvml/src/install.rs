@@ -33,16 +33,17 @@ pub enum InstallError {
     State(#[from] StoreError),
 }
 
-/// Path of the library that cargo built together with the running program: beside
-/// the program, beside the folder of a test, or in `deps`.
+/// Path of the library that cargo built together with the running program: in `deps` of the
+/// program's folder, or beside a test, which lies in `deps` itself.
 #[must_use]
 pub fn built_library() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let beside = program.parent()?;
+    // The one in `deps` first: cargo makes it anew with every dependent, and the one beside
+    // the program only when it is asked for by name.
     [
-        beside.join(BUILT_NAME),
         beside.join("deps").join(BUILT_NAME),
-        beside.join("..").join(BUILT_NAME),
+        beside.join(BUILT_NAME),
     ]
     .into_iter()
     .find(|path| path.is_file())

@@ -6,6 +6,7 @@ mod hub;
 mod kubelet;
 mod machine;
 
+mod binary;
 mod claims;
 mod driver;
 mod offering;
