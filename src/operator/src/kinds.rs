@@ -9,8 +9,6 @@ use std::time::Duration;
 use creo_process::probes::Check;
 use kube::Client;
 
-use crate::base::error::is_not_found;
-
 const GROUP_VERSION: &str = "creo.cloud/v1alpha1";
 const NEEDED: [&str; 6] = [
     "agentdeployments",
@@ -34,7 +32,7 @@ pub async fn wait_until_served(client: &Client, check: &Check) {
                     list.resources.iter().map(|one| one.name.as_str()).collect();
                 missing(&served)
             }
-            Err(error) if is_not_found(&error) => missing(&BTreeSet::new()),
+            Err(kube::Error::Api(status)) if status.code == 404 => missing(&BTreeSet::new()),
             Err(error) => Some(format!(
                 "the API server cannot be asked which kinds it knows: {error}"
             )),

@@ -11,7 +11,7 @@ use crate::placement::build::pod::HTTP_PORT;
 
 /// The port that clients use, whatever the engine listens on: an endpoint outlives a change of
 /// the engine.
-pub const PORT: i32 = 80;
+pub const PORT: i32 = 8000;
 
 /// The Service.
 #[must_use]
