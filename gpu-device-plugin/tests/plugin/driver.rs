@@ -209,7 +209,11 @@ async fn a_driver_that_comes_late_goes_and_comes_back_is_followed() {
 #[tokio::test]
 async fn a_driver_that_is_reloaded_in_between_is_opened_anew() {
     let machine = Machine::new("t4", 2);
-    let mut watching = machine.watch(QUICK);
+    // At once, and not when it is time to look again.
+    let mut watching = machine.watch(Pace {
+        look_again: Duration::from_mins(10),
+        ..QUICK
+    });
     watching.until(all_well(2)).await;
     machine.inject(0, "unload");
     machine.inject(0, "load");
