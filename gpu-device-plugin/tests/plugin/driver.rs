@@ -149,9 +149,7 @@ async fn a_thousand_xids_are_one_change() {
     let mut watching = machine.watch(slow_to_forgive);
     watching.until(all_well(8)).await;
     watching.snapshots.mark_unchanged();
-    for _ in 0..1_000 {
-        machine.inject(2, "xid 48");
-    }
+    machine.inject_often(2, "xid 48", 1_000);
     machine.inject(4, "xid 74");
     let mut changes = 0;
     while ill(&watching.snapshots.borrow_and_update()) != [2, 4] {

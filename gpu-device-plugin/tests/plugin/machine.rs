@@ -12,7 +12,7 @@ use creo_gpu_device_plugin::metrics::Metrics;
 use creo_gpu_device_plugin::serve::serve;
 use creo_process::prometheus::Registry;
 use nvidia_ml::install::{LIBRARY_NAME, install_built};
-use nvidia_ml::state::{Fault, State};
+use nvidia_ml::state::{Fault, State, StoreError};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -86,8 +86,16 @@ impl Machine {
     }
 
     pub fn inject(&self, index: usize, fault: &str) {
+        self.inject_often(index, fault, 1);
+    }
+
+    /// The same fault so many times in one moment.
+    pub fn inject_often(&self, index: usize, fault: &str, times: usize) {
         let fault: Fault = fault.parse().unwrap();
-        State::inject_into(&State::path_in(&self.libraries()), index, &fault).unwrap();
+        State::change(&State::path_in(&self.libraries()), |state| {
+            (0..times).try_for_each(|_| state.inject(index, &fault).map_err(StoreError::from))
+        })
+        .unwrap();
     }
 
     /// Takes functions out of the library, as an old driver lacks them: the loader finds a
