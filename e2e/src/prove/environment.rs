@@ -28,7 +28,10 @@ impl Environment {
     #[must_use]
     pub fn new(checkout: &Path, start_world: StartWorld) -> Self {
         Self {
-            checkout: checkout.to_owned(),
+            // Paths in the report are for people: without `..` in them.
+            checkout: checkout
+                .canonicalize()
+                .unwrap_or_else(|_| checkout.to_owned()),
             start_world,
             world: OnceCell::new(),
         }
