@@ -49,7 +49,15 @@ impl Row {
     #[must_use]
     pub fn at_most(name: &str, unit: &'static str, value: f64, baseline: f64, goal: f64) -> Self {
         let ratio = value / baseline;
-        Self { name: name.to_owned(), value, unit, baseline, ratio, goal, holds: ratio <= goal }
+        Self {
+            name: name.to_owned(),
+            value,
+            unit,
+            baseline,
+            ratio,
+            goal,
+            holds: ratio <= goal,
+        }
     }
 }
 
@@ -72,7 +80,7 @@ pub async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
         detached: false,
         tuning: Tuning::default(),
     };
-    let cluster = Cluster::start(&spec, &progress).await?;
+    let mut cluster = Cluster::start(&spec, &progress).await?;
     progress.run("import the images", || cluster.import_images(&images))?;
     progress.run("install the chart", || {
         installation::install(&cluster, &installation::chart(), &images, &[])
@@ -81,11 +89,18 @@ pub async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     progress.run("end the cluster", || cluster.down())?;
     println!("{}", table(&rows));
     write_report(&arguments.report, &rows)?;
-    let missed: Vec<&str> = rows.iter().filter(|row| !row.holds).map(|row| row.name.as_str()).collect();
+    let missed: Vec<&str> = rows
+        .iter()
+        .filter(|row| !row.holds)
+        .map(|row| row.name.as_str())
+        .collect();
     if missed.is_empty() {
         return Ok(());
     }
-    Err(Error::malformed("bench", format!("these goals do not hold: {}", missed.join(", "))))
+    Err(Error::malformed(
+        "bench",
+        format!("these goals do not hold: {}", missed.join(", ")),
+    ))
 }
 
 /// The value below which `share` (0 to 1) of the values lie: the nearest rank.
@@ -95,14 +110,22 @@ pub fn percentile(values: &[f64], share: f64) -> f64 {
     sorted.sort_by(f64::total_cmp);
     #[expect(clippy::cast_precision_loss, reason = "a handful of values")]
     let rank = (share * sorted.len() as f64).ceil();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to the length")]
-    let index = (rank as usize).saturating_sub(1).min(sorted.len().saturating_sub(1));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 to the length"
+    )]
+    let index = (rank as usize)
+        .saturating_sub(1)
+        .min(sorted.len().saturating_sub(1));
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["NAME", "VALUE", "UNIT", "BASELINE", "RATIO", "GOAL", "HOLDS"]);
+    table.load_style(NOTHING).set_header([
+        "NAME", "VALUE", "UNIT", "BASELINE", "RATIO", "GOAL", "HOLDS",
+    ]);
     for row in rows {
         table.add_row([
             row.name.clone(),
@@ -121,7 +144,8 @@ fn write_report(path: &PathBuf, rows: &[Row]) -> Result<()> {
     if let Some(dir) = path.parent() {
         paths::make_dir(dir)?;
     }
-    let text = serde_json::to_string_pretty(rows).map_err(|error| Error::malformed("the report", error))?;
+    let text = serde_json::to_string_pretty(rows)
+        .map_err(|error| Error::malformed("the report", error))?;
     paths::write_file(path, text + "\n")?;
     let shown = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     eprintln!("report: {}", shown.display());
@@ -136,7 +160,10 @@ mod tests {
     fn a_percentile_is_a_value_that_was_seen() {
         let values = [5.0, 1.0, 4.0, 2.0, 3.0];
         for (share, expected) in [(0.0, 1.0), (0.5, 3.0), (0.9, 5.0), (1.0, 5.0)] {
-            assert!((percentile(&values, share) - expected).abs() < f64::EPSILON, "share {share}");
+            assert!(
+                (percentile(&values, share) - expected).abs() < f64::EPSILON,
+                "share {share}"
+            );
         }
         assert!(percentile(&[], 0.5).is_nan());
     }

@@ -35,17 +35,27 @@ impl Authority {
     ///
     /// The key cannot be made or the files cannot be written.
     pub fn create(dir: &Path) -> Result<Self> {
-        let failed = |source| Error::Certificate { name: "the authority".to_owned(), source };
+        let failed = |source| Error::Certificate {
+            name: "the authority".to_owned(),
+            source,
+        };
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(Vec::<String>::new()).map_err(failed)?;
         params.distinguished_name = distinguished_name("creo-e2e", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let certificate_pem = params.self_signed(&key).map_err(failed)?.pem();
         paths::make_dir(dir)?;
         paths::write_file(&dir.join("ca.crt"), &certificate_pem)?;
         paths::write_file(&dir.join("ca.key"), key.serialize_pem())?;
-        Ok(Self { dir: dir.to_owned(), certificate_pem, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            certificate_pem,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Reads back the authority that [`Authority::create`] wrote.
@@ -54,11 +64,18 @@ impl Authority {
     ///
     /// The files cannot be read or are no certificate and key.
     pub fn open(dir: &Path) -> Result<Self> {
-        let failed = |source| Error::Certificate { name: "the authority".to_owned(), source };
+        let failed = |source| Error::Certificate {
+            name: "the authority".to_owned(),
+            source,
+        };
         let certificate_pem = read(&dir.join("ca.crt"))?;
         let key = KeyPair::from_pem(&read(&dir.join("ca.key"))?).map_err(failed)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), certificate_pem, issuer })
+        Ok(Self {
+            dir: dir.to_owned(),
+            certificate_pem,
+            issuer,
+        })
     }
 
     /// The authority's own certificate.
@@ -92,7 +109,10 @@ impl Authority {
     ///
     /// The files cannot be written.
     pub fn write(&self, name: &str, identity: &Identity) -> Result<()> {
-        paths::write_file(&self.dir.join(format!("{name}.crt")), &identity.certificate_pem)?;
+        paths::write_file(
+            &self.dir.join(format!("{name}.crt")),
+            &identity.certificate_pem,
+        )?;
         paths::write_file(&self.dir.join(format!("{name}.key")), &identity.key_pem)
     }
 
@@ -103,14 +123,20 @@ impl Authority {
         names: &[String],
         usage: ExtendedKeyUsagePurpose,
     ) -> Result<Identity> {
-        let failed = |source| Error::Certificate { name: name.to_owned(), source };
+        let failed = |source| Error::Certificate {
+            name: name.to_owned(),
+            source,
+        };
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(names.to_vec()).map_err(failed)?;
         params.distinguished_name = distinguished_name(name, group);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(Identity {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        })
     }
 }
 
@@ -121,8 +147,10 @@ impl Authority {
 ///
 /// The keys cannot be made or written.
 pub fn write_signing_keys(dir: &Path) -> Result<()> {
-    let key = KeyPair::generate()
-        .map_err(|source| Error::Certificate { name: "service accounts".to_owned(), source })?;
+    let key = KeyPair::generate().map_err(|source| Error::Certificate {
+        name: "service accounts".to_owned(),
+        source,
+    })?;
     paths::write_file(&dir.join("service-accounts.key"), key.serialize_pem())?;
     paths::write_file(&dir.join("service-accounts.pub"), key.public_key_pem())
 }

@@ -41,7 +41,8 @@ impl Hierarchies {
             require(|name| present.contains(&name))?;
             return Ok(Self::V2(root.to_owned()));
         }
-        let mounts = fs::read_to_string("/proc/self/mounts").doing(|| "reading the mounts".to_owned())?;
+        let mounts =
+            fs::read_to_string("/proc/self/mounts").doing(|| "reading the mounts".to_owned())?;
         let roots: Vec<PathBuf> = mounts
             .lines()
             .filter_map(|line| {
@@ -50,7 +51,11 @@ impl Hierarchies {
                 matches!(kind, "cgroup" | "cgroup2").then(|| PathBuf::from(point))
             })
             .collect();
-        require(|name| roots.iter().any(|root| root.file_name().is_some_and(|last| last == name)))?;
+        require(|name| {
+            roots
+                .iter()
+                .any(|root| root.file_name().is_some_and(|last| last == name))
+        })?;
         Ok(Self::V1(roots))
     }
 
@@ -72,7 +77,8 @@ impl Hierarchies {
             for part in group {
                 let parent = dir.clone();
                 dir.push(part);
-                fs::create_dir_all(&dir).doing(|| format!("making the cgroup {}", dir.display()))?;
+                fs::create_dir_all(&dir)
+                    .doing(|| format!("making the cgroup {}", dir.display()))?;
                 match self {
                     Self::V1(_) => copy_cpuset(&parent, &dir)?,
                     Self::V2(_) => delegate(&parent)?,
@@ -104,7 +110,11 @@ impl Hierarchies {
     /// The directories of `group` that still exist, for a test to look at.
     #[must_use]
     pub fn remains(&self, group: &Path) -> Vec<PathBuf> {
-        self.roots().iter().map(|root| root.join(group)).filter(|dir| dir.exists()).collect()
+        self.roots()
+            .iter()
+            .map(|root| root.join(group))
+            .filter(|dir| dir.exists())
+            .collect()
     }
 }
 
@@ -124,7 +134,8 @@ fn copy_cpuset(parent: &Path, dir: &Path) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let from = parent.join(name);
         if from.exists() {
-            let value = fs::read_to_string(&from).doing(|| format!("reading {}", from.display()))?;
+            let value =
+                fs::read_to_string(&from).doing(|| format!("reading {}", from.display()))?;
             let to = dir.join(name);
             fs::write(&to, value.trim()).doing(|| format!("writing {}", to.display()))?;
         }
@@ -135,8 +146,7 @@ fn copy_cpuset(parent: &Path, dir: &Path) -> Result<()> {
 /// On cgroup v2 a parent says which controllers its children have.
 fn delegate(dir: &Path) -> Result<()> {
     let path = dir.join(V2_CONTROLLERS);
-    let controllers =
-        fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
+    let controllers = fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
     let wanted: Vec<String> = controllers
         .split_whitespace()
         .filter(|name| WANTED_V2.contains(name))

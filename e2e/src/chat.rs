@@ -56,16 +56,21 @@ pub fn request_body(model: &str, message: &str, stream: bool) -> Value {
 ///
 /// The connection breaks, or the answer takes too long.
 pub async fn send(connection: TcpStream, host: &str, body: &Value) -> Result<Answer> {
-    tokio::time::timeout(PATIENCE, exchange(connection, host, body)).await.map_err(|_| Error::Timeout {
-        what: format!("an answer from {host}"),
-        within: PATIENCE,
-        last: "no end of the answer".to_owned(),
-    })?
+    tokio::time::timeout(PATIENCE, exchange(connection, host, body))
+        .await
+        .map_err(|_| Error::Timeout {
+            what: format!("an answer from {host}"),
+            within: PATIENCE,
+            last: "no end of the answer".to_owned(),
+        })?
 }
 
 async fn exchange(connection: TcpStream, host: &str, body: &Value) -> Result<Answer> {
-    let failed = |error: &dyn std::fmt::Display| Error::malformed(format!("the answer from {host}"), error);
-    connection.set_nonblocking(true).map_err(|error| failed(&error))?;
+    let failed =
+        |error: &dyn std::fmt::Display| Error::malformed(format!("the answer from {host}"), error);
+    connection
+        .set_nonblocking(true)
+        .map_err(|error| failed(&error))?;
     let stream = tokio::net::TcpStream::from_std(connection).map_err(|error| failed(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -77,7 +82,10 @@ async fn exchange(connection: TcpStream, host: &str, body: &Value) -> Result<Ans
         .body(Full::new(Bytes::from(body.to_string())))
         .map_err(|error| failed(&error))?;
     let begun = Instant::now();
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| failed(&error))?;
     let status = response.status().as_u16();
     let mut incoming = response.into_body();
     let mut bytes = Vec::new();
@@ -103,14 +111,28 @@ fn parse(status: u16, body: String, first_byte: Duration, total: Duration) -> An
         .collect();
     let whole: Value = serde_json::from_str(&body).unwrap_or_default();
     let text = if events.is_empty() {
-        whole["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned()
+        whole["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     } else {
-        events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect()
+        events
+            .iter()
+            .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+            .collect()
     };
     let completion_tokens = events
         .iter()
         .rev()
         .chain(std::iter::once(&whole))
         .find_map(|value| value["usage"]["completion_tokens"].as_u64());
-    Answer { status, text, events: events.len(), completion_tokens, first_byte, total, body }
+    Answer {
+        status,
+        text,
+        events: events.len(),
+        completion_tokens,
+        first_byte,
+        total,
+        body,
+    }
 }

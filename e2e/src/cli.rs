@@ -10,11 +10,11 @@ use std::{
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets::NOTHING};
 use creo_e2e::{
-    Error, Result,
+    Error, Result, bench,
     cluster::{self, Cluster, ClusterSpec, GpuFault, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, Tuning},
-    bench, components, demo, keeper, paths, prove,
+    components, demo, keeper, paths,
     progress::Progress,
-    supervisor,
+    prove, supervisor,
 };
 
 /// A real Kubernetes with stand-in GPUs on this machine, and faults for it.
@@ -175,13 +175,18 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     // one of them is the first process of its namespace.
     match arguments.command {
         Verb::Internal(InternalVerb::Keeper(keeper)) => return keeper::run(&keeper).map(done),
-        Verb::Internal(InternalVerb::Supervisor(supervisor)) => return supervisor::run(&supervisor).map(done),
+        Verb::Internal(InternalVerb::Supervisor(supervisor)) => {
+            return supervisor::run(&supervisor).map(done);
+        }
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|source| Error::Io { what: "starting the runtime".to_owned(), source })?;
+        .map_err(|source| Error::Io {
+            what: "starting the runtime".to_owned(),
+            source,
+        })?;
     runtime.block_on(dispatch(arguments.name, arguments.command))
 }
 
@@ -193,7 +198,9 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Cluster(verb) => return cluster_verb(name, verb).await,
         Verb::Node(verb) => node_verb(&name, verb).await?,
-        Verb::Kubelet(KubeletVerb::Restart { node }) => Cluster::open(&name)?.restart_kubelet(&node)?,
+        Verb::Kubelet(KubeletVerb::Restart { node }) => {
+            Cluster::open(&name)?.restart_kubelet(&node)?
+        }
         Verb::Apiserver(RestartVerb::Restart) => Cluster::open(&name)?.restart_api_server()?,
         Verb::Etcd(EtcdVerb::Kill) => Cluster::open(&name)?.kill_etcd()?,
         Verb::Gpu(GpuVerb::Fault { node, index, fault }) => {
@@ -220,7 +227,9 @@ async fn cluster_verb(name: String, verb: ClusterVerb) -> Result<ExitCode> {
         ClusterVerb::Down => cluster::remove(&name)?,
         ClusterVerb::Status => status(&Cluster::open(&name)?)?,
         ClusterVerb::Kubeconfig => print_kubeconfig(&Cluster::open(&name)?)?,
-        ClusterVerb::Exec { node, command } => return exec(&Cluster::open(&name)?, node.as_deref(), &command),
+        ClusterVerb::Exec { node, command } => {
+            return exec(&Cluster::open(&name)?, node.as_deref(), &command);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -240,9 +249,10 @@ async fn up(name: String, arguments: UpArguments) -> Result<()> {
     let cluster = Cluster::start(&spec, &Progress::stderr()).await?;
     print_kubeconfig(&cluster)?;
     if arguments.foreground {
-        tokio::signal::ctrl_c()
-            .await
-            .map_err(|source| Error::Io { what: "waiting for Ctrl-C".to_owned(), source })?;
+        tokio::signal::ctrl_c().await.map_err(|source| Error::Io {
+            what: "waiting for Ctrl-C".to_owned(),
+            source,
+        })?;
         cluster.down()?;
     }
     Ok(())
@@ -254,13 +264,19 @@ async fn prove_verb(arguments: &prove::Arguments) -> Result<ExitCode> {
         let program = program.clone();
         Box::pin(async move {
             let name = format!("prove-{}", std::process::id());
-            let world = prove::World::start(&name, program).await.map_err(prove::Failure::from)?;
+            let world = prove::World::start(&name, program)
+                .await
+                .map_err(prove::Failure::from)?;
             Ok(std::sync::Arc::new(world))
         })
     });
     let environment = prove::Environment::new(paths::checkout(), start_world);
     let report = prove::run(arguments, &prove::all(), environment).await?;
-    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn node_verb(name: &str, verb: NodeVerb) -> Result<()> {
@@ -282,8 +298,10 @@ async fn node_verb(name: &str, verb: NodeVerb) -> Result<()> {
 }
 
 fn this_program() -> Result<PathBuf> {
-    std::env::current_exe()
-        .map_err(|source| Error::Io { what: "finding this program".to_owned(), source })
+    std::env::current_exe().map_err(|source| Error::Io {
+        what: "finding this program".to_owned(),
+        source,
+    })
 }
 
 fn print_kubeconfig(cluster: &Cluster) -> Result<()> {
@@ -296,17 +314,22 @@ fn print_kubeconfig(cluster: &Cluster) -> Result<()> {
 
 /// `println!` would panic where the reader has gone.
 fn print(text: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{text}")
-        .map_err(|source| Error::Io { what: "writing to the standard output".to_owned(), source })
+    writeln!(std::io::stdout(), "{text}").map_err(|source| Error::Io {
+        what: "writing to the standard output".to_owned(),
+        source,
+    })
 }
 
 fn status(cluster: &Cluster) -> Result<()> {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["PLACE", "COMPONENT", "STATE", "LOG"]);
+    table
+        .load_style(NOTHING)
+        .set_header(["PLACE", "COMPONENT", "STATE", "LOG"]);
     for (place, name, state) in cluster.components()? {
-        let how = state
-            .exit_status
-            .map_or_else(|| "running".to_owned(), |status| format!("ended with status {status}"));
+        let how = state.exit_status.map_or_else(
+            || "running".to_owned(),
+            |status| format!("ended with status {status}"),
+        );
         table.add_row([place, name, how, state.log.display().to_string()]);
     }
     for node in cluster.nodes() {
@@ -326,20 +349,34 @@ fn exec(cluster: &Cluster, node: Option<&str>, words: &[String]) -> Result<ExitC
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("nsenter");
     command
-        .args(["--target", &control.pid()?.to_string(), "--mount", "--net", "--pid", "--ipc", "--uts"])
+        .args([
+            "--target",
+            &control.pid()?.to_string(),
+            "--mount",
+            "--net",
+            "--pid",
+            "--ipc",
+            "--uts",
+        ])
         // Without it the working directory becomes `/`.
         .arg(format!("--wd={}", here.display()))
         .arg("--")
         .args(words)
         .env("KUBECONFIG", cluster.kubeconfig())
-        .env("PATH", format!("{}:{path}", cluster.programs().search_path()));
-    let status = command
-        .status()
-        .map_err(|source| Error::Io { what: "starting nsenter".to_owned(), source })?;
+        .env(
+            "PATH",
+            format!("{}:{path}", cluster.programs().search_path()),
+        );
+    let status = command.status().map_err(|source| Error::Io {
+        what: "starting nsenter".to_owned(),
+        source,
+    })?;
     Ok(ExitCode::from(exit_code(status)))
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }

@@ -34,8 +34,10 @@ const QUESTION: &str = "What runs where?";
 pub async fn run(name: &str, gpus: Gpus, program: PathBuf) -> Result<String> {
     let progress = Progress::stderr();
     let images = ImageSet::build(&progress)?;
-    let cluster = open_or_start(name, gpus, program, &progress).await?;
-    progress.run("import the images into the nodes", || cluster.import_images(&images))?;
+    let mut cluster = open_or_start(name, gpus, program, &progress).await?;
+    progress.run("import the images into the nodes", || {
+        cluster.import_images(&images)
+    })?;
     let client = cluster.client().await?;
     let installed = progress.run("install the chart", || {
         installation::install(&cluster, &installation::chart(), &images, &[])
@@ -49,16 +51,25 @@ pub async fn run(name: &str, gpus: Gpus, program: PathBuf) -> Result<String> {
         kubectl.arg("apply").arg("-f").arg(&sample);
         command::output(&mut kubectl)
     })?;
-    let deployment = progress.run_async("wait until the model answers", wait_ready(&client)).await;
+    let deployment = progress
+        .run_async("wait until the model answers", wait_ready(&client))
+        .await;
     let deployment = match deployment {
         Ok(deployment) => deployment,
         Err(error) => return Err(explain(&client, &sample_namespace()?, error).await),
     };
-    let answer = progress.run_async("send a chat request", ask(&cluster, &client, &deployment)).await?;
+    let answer = progress
+        .run_async("send a chat request", ask(&cluster, &client, &deployment))
+        .await?;
     summary(&cluster, &client, &deployment, &answer).await
 }
 
-async fn open_or_start(name: &str, gpus: Gpus, program: PathBuf, progress: &Progress) -> Result<Cluster> {
+async fn open_or_start(
+    name: &str,
+    gpus: Gpus,
+    program: PathBuf,
+    progress: &Progress,
+) -> Result<Cluster> {
     if keeper::State::alive(&paths::cluster_dir(name)?).is_some() {
         return progress.run("find the running cluster", || Cluster::open(name));
     }
@@ -77,14 +88,20 @@ async fn open_or_start(name: &str, gpus: Gpus, program: PathBuf, progress: &Prog
 }
 
 fn sample_namespace() -> Result<String> {
-    Ok(samples::quickstart()?.namespace().unwrap_or_else(|| "default".to_owned()))
+    Ok(samples::quickstart()?
+        .namespace()
+        .unwrap_or_else(|| "default".to_owned()))
 }
 
 async fn wait_ready(client: &Client) -> Result<AgentDeployment> {
     let sample = samples::quickstart()?;
     let name = sample.name_any();
     let api: Api<AgentDeployment> = Api::namespaced(client.clone(), &sample_namespace()?);
-    let waited = tokio::time::timeout(PATIENCE, await_condition(api.clone(), &name, samples::is_ready)).await;
+    let waited = tokio::time::timeout(
+        PATIENCE,
+        await_condition(api.clone(), &name, samples::is_ready),
+    )
+    .await;
     if let Ok(Ok(Some(deployment))) = waited {
         return Ok(deployment);
     }
@@ -92,11 +109,19 @@ async fn wait_ready(client: &Client) -> Result<AgentDeployment> {
         Ok(deployment) => shown_conditions(&deployment),
         Err(error) => error.to_string(),
     };
-    Err(Error::Timeout { what: format!("agentdeployment/{name} getting ready"), within: PATIENCE, last })
+    Err(Error::Timeout {
+        what: format!("agentdeployment/{name} getting ready"),
+        within: PATIENCE,
+        last,
+    })
 }
 
 /// Asks over the Service, from a node as any client in the cluster would.
-async fn ask(cluster: &Cluster, client: &Client, deployment: &AgentDeployment) -> Result<chat::Answer> {
+async fn ask(
+    cluster: &Cluster,
+    client: &Client,
+    deployment: &AgentDeployment,
+) -> Result<chat::Answer> {
     let namespace = deployment.namespace().unwrap_or_default();
     let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
     let service = services
@@ -109,7 +134,10 @@ async fn ask(cluster: &Cluster, client: &Client, deployment: &AgentDeployment) -
     let connection = cluster
         .dialer(node.name())?
         .dial(address)
-        .map_err(|source| Error::Io { what: format!("connecting to {address}"), source })?;
+        .map_err(|source| Error::Io {
+            what: format!("connecting to {address}"),
+            source,
+        })?;
     let body = chat::request_body(&deployment.spec.model.name, QUESTION, false);
     let answer = chat::send(connection, &address.to_string(), &body).await?;
     if answer.status != 200 {
@@ -129,7 +157,10 @@ async fn summary(
 ) -> Result<String> {
     let namespace = deployment.namespace().unwrap_or_default();
     let name = deployment.name_any();
-    let tokens = answer.completion_tokens.map(|count| format!(", {count} tokens")).unwrap_or_default();
+    let tokens = answer
+        .completion_tokens
+        .map(|count| format!(", {count} tokens"))
+        .unwrap_or_default();
     Ok(format!(
         "\nNodes and their GPUs\n{}\n\nPlacement of {namespace}/{name}\n{}\n{}\n\n\
          {}: {QUESTION:?}\n  {:?}\n  (a tiny model with random weights, so these are random words)\n  \
@@ -150,9 +181,13 @@ async fn summary(
 
 async fn nodes_table(client: &Client) -> Result<Table> {
     let nodes: Api<CreoNode> = Api::all(client.clone());
-    let list =
-        nodes.list(&ListParams::default()).await.map_err(Error::kubernetes("listing the CreoNodes"))?;
-    let mut table = table(["  NODE", "READY", "FREE", "GPU", "MODEL", "MEMORY", "HEALTHY"]);
+    let list = nodes
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::kubernetes("listing the CreoNodes"))?;
+    let mut table = table([
+        "  NODE", "READY", "FREE", "GPU", "MODEL", "MEMORY", "HEALTHY",
+    ]);
     for node in list {
         let status = node.status.clone().unwrap_or_default();
         let ready = status
@@ -187,13 +222,22 @@ async fn placements_table(client: &Client, namespace: &str) -> Result<Table> {
         .list(&ListParams::default())
         .await
         .map_err(Error::kubernetes("listing the Placements"))?;
-    let mut table = table(["  PLACEMENT", "NODE", "PHASE", "POD", "MICRO-CREDITS/GPU-HOUR"]);
+    let mut table = table([
+        "  PLACEMENT",
+        "NODE",
+        "PHASE",
+        "POD",
+        "MICRO-CREDITS/GPU-HOUR",
+    ]);
     for placement in list {
         let status = placement.status.clone().unwrap_or_default();
         table.add_row([
             format!("  {}", placement.name_any()),
             placement.spec.terms.node.clone(),
-            status.phase.map(|phase| format!("{phase:?}")).unwrap_or_default(),
+            status
+                .phase
+                .map(|phase| format!("{phase:?}"))
+                .unwrap_or_default(),
             status.pod_name.unwrap_or_default(),
             placement.spec.terms.price_micro_per_gpu_hour.to_string(),
         ]);
@@ -211,14 +255,22 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
 }
 
 fn shown_conditions(deployment: &AgentDeployment) -> String {
-    [conditions::PLACED, conditions::MODEL_READY, conditions::PROGRESSING, conditions::READY]
-        .into_iter()
-        .filter_map(|kind| samples::condition(deployment, kind))
-        .map(|condition| {
-            format!("  {}={} {}: {}", condition.type_, condition.status, condition.reason, condition.message)
-        })
-        .collect::<Vec<_>>()
-        .join("\n")
+    [
+        conditions::PLACED,
+        conditions::MODEL_READY,
+        conditions::PROGRESSING,
+        conditions::READY,
+    ]
+    .into_iter()
+    .filter_map(|kind| samples::condition(deployment, kind))
+    .map(|condition| {
+        format!(
+            "  {}={} {}: {}",
+            condition.type_, condition.status, condition.reason, condition.message
+        )
+    })
+    .collect::<Vec<_>>()
+    .join("\n")
 }
 
 /// Adds to an error which pods of a namespace are not ready, and what they
@@ -226,18 +278,32 @@ fn shown_conditions(deployment: &AgentDeployment) -> String {
 async fn explain(client: &Client, namespace: &str, error: Error) -> Error {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut said = error.to_string();
-    for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
-        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    for pod in pods
+        .list(&ListParams::default())
+        .await
+        .map(|list| list.items)
+        .unwrap_or_default()
+    {
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_ref());
         if statuses.is_some_and(|statuses| statuses.iter().all(|status| status.ready)) {
             continue;
         }
         let name = pod.name_any();
-        let parameters = LogParams { tail_lines: Some(12), ..LogParams::default() };
+        let parameters = LogParams {
+            tail_lines: Some(12),
+            ..LogParams::default()
+        };
         let log = match pods.logs(&name, &parameters).await {
             Ok(log) => last_lines(&log, 12),
             Err(error) => format!("(no log: {error})"),
         };
-        let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+        let phase = pod
+            .status
+            .and_then(|status| status.phase)
+            .unwrap_or_default();
         said = format!("{said}\npod {namespace}/{name} ({phase}), last lines:\n{log}");
     }
     Error::malformed("the demo", said)

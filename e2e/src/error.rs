@@ -108,12 +108,18 @@ impl Error {
     /// Wraps an answer of the API server.
     pub fn kubernetes(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();
-        move |source| Self::Kubernetes { what, source: Box::new(source) }
+        move |source| Self::Kubernetes {
+            what,
+            source: Box::new(source),
+        }
     }
 
     /// Says of a file or an answer that it is not as it should be.
     pub fn malformed(what: impl Into<String>, problem: impl ToString) -> Self {
-        Self::Malformed { what: what.into(), problem: problem.to_string() }
+        Self::Malformed {
+            what: what.into(),
+            problem: problem.to_string(),
+        }
     }
 }
 
@@ -125,13 +131,19 @@ pub trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Io { what: what(), source })
+        self.map_err(|source| Error::Io {
+            what: what(),
+            source,
+        })
     }
 }
 
 impl<T> Context<T> for nix::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|errno| Error::Io { what: what(), source: errno.into() })
+        self.map_err(|errno| Error::Io {
+            what: what(),
+            source: errno.into(),
+        })
     }
 }
 
@@ -162,7 +174,11 @@ pub fn last_lines(text: &str, count: usize) -> String {
 
 fn after_colon(output: &str) -> String {
     let output = output.trim();
-    if output.is_empty() { String::new() } else { format!(":\n{}", indented(output)) }
+    if output.is_empty() {
+        String::new()
+    } else {
+        format!(":\n{}", indented(output))
+    }
 }
 
 fn indented(text: &str) -> String {

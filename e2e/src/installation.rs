@@ -28,11 +28,23 @@ pub fn chart() -> std::path::PathBuf {
 /// # Errors
 ///
 /// Helm fails; the error has what it said.
-pub fn install(cluster: &Cluster, chart: &Path, images: &ImageSet, values: &[String]) -> Result<()> {
+pub fn install(
+    cluster: &Cluster,
+    chart: &Path,
+    images: &ImageSet,
+    values: &[String],
+) -> Result<()> {
     let mut helm = cluster.command("helm")?;
     helm.args(["upgrade", "--install", RELEASE])
         .arg(chart)
-        .args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", HELM_PATIENCE]);
+        .args([
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            HELM_PATIENCE,
+        ]);
     for value in local_values(images).iter().chain(values) {
         helm.args(["--set", value]);
     }
@@ -46,7 +58,15 @@ pub fn install(cluster: &Cluster, chart: &Path, images: &ImageSet, values: &[Str
 /// Helm fails; the error has what it said.
 pub fn uninstall(cluster: &Cluster) -> Result<()> {
     let mut helm = cluster.command("helm")?;
-    helm.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", HELM_PATIENCE]);
+    helm.args([
+        "uninstall",
+        RELEASE,
+        "--namespace",
+        NAMESPACE,
+        "--wait",
+        "--timeout",
+        HELM_PATIENCE,
+    ]);
     command::output(&mut helm).map(drop)
 }
 

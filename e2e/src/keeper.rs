@@ -74,7 +74,10 @@ impl State {
         // A process id is used again some day; the arguments tell.
         let arguments = fs::read(format!("/proc/{}/cmdline", state.pid)).ok()?;
         let needle = dir.to_string_lossy().into_owned();
-        String::from_utf8_lossy(&arguments).split('\0').any(|word| word == needle).then_some(state)
+        String::from_utf8_lossy(&arguments)
+            .split('\0')
+            .any(|word| word == needle)
+            .then_some(state)
     }
 }
 
@@ -87,7 +90,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // Ctrl-C in the terminal is for the program that started the cluster.
     let _ = setsid();
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals.thread_block().doing(|| "blocking signals".to_owned())?;
+    signals
+        .thread_block()
+        .doing(|| "blocking signals".to_owned())?;
     let control = Control::new(arguments.dir.join(CONTROL_SOCKET));
     // Held until the end: its closing is what ends the cluster.
     let (read_end, _write_end) = io::pipe().doing(|| "making a pipe".to_owned())?;
@@ -107,7 +112,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             end(&control, init);
         })?;
     }
-    namespace.wait().doing(|| "waiting for the end of the cluster".to_owned())?;
+    namespace
+        .wait()
+        .doing(|| "waiting for the end of the cluster".to_owned())?;
     remove(&arguments.dir, &arguments.cgroup)
 }
 
@@ -126,28 +133,45 @@ pub fn spawn_keeper(
 ) -> Result<(Child, State)> {
     let log = dir.join("logs/keeper.log");
     let output = fs::File::create(&log).doing(|| format!("making {}", log.display()))?;
-    let errors = output.try_clone().doing(|| "duplicating a log".to_owned())?;
+    let errors = output
+        .try_clone()
+        .doing(|| "duplicating a log".to_owned())?;
     let mut command = Command::new(program);
     command
         .args(["internal", "keeper", "--dir"])
         .arg(dir)
         .arg("--cgroup")
         .arg(cgroup)
-        .args(["--api-server", &api_server.to_string(), "--api-port", &api_port.to_string()])
-        .stdin(if detached { Stdio::null() } else { Stdio::piped() })
+        .args([
+            "--api-server",
+            &api_server.to_string(),
+            "--api-port",
+            &api_port.to_string(),
+        ])
+        .stdin(if detached {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(output)
         .stderr(errors);
     if detached {
         command.arg("--detached");
     }
-    let mut child = command.spawn().doing(|| format!("starting {}", program.display()))?;
+    let mut child = command
+        .spawn()
+        .doing(|| format!("starting {}", program.display()))?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(state) = State::alive(dir) {
             return Ok((child, state));
         }
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(Error::component("keeper", format!("ended with {status}"), &log));
+            return Err(Error::component(
+                "keeper",
+                format!("ended with {status}"),
+                &log,
+            ));
         }
         if Instant::now() > deadline {
             let _ = child.kill();
@@ -181,10 +205,23 @@ pub fn remove(dir: &Path, cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-fn start_supervisor(arguments: &Arguments, control: &Control, stdin: io::PipeReader) -> Result<Child> {
+fn start_supervisor(
+    arguments: &Arguments,
+    control: &Control,
+    stdin: io::PipeReader,
+) -> Result<Child> {
     let program = std::env::current_exe().doing(|| "finding this program".to_owned())?;
     Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--mount-proc", "--"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+            "--mount-proc",
+            "--",
+        ])
         .arg(program)
         .args(["internal", "supervisor", "--watch-stdin", "--control"])
         .arg(control.dir().join(CONTROL_SOCKET))
@@ -198,21 +235,31 @@ fn start_supervisor(arguments: &Arguments, control: &Control, stdin: io::PipeRea
 fn relay_api(arguments: &Arguments, init: i32) -> Result<u16> {
     let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.api_port));
     let listener = TcpListener::bind(wanted).doing(|| format!("listening on {wanted}"))?;
-    let port = listener.local_addr().doing(|| "asking for the port".to_owned())?.port();
+    let port = listener
+        .local_addr()
+        .doing(|| "asking for the port".to_owned())?
+        .port();
     relay::serve(listener, Dialer::enter(init)?, arguments.api_server)?;
     Ok(port)
 }
 
 fn write_state(dir: &Path, api_port: u16) -> Result<()> {
-    let state = State { pid: std::process::id().cast_signed(), api_port };
-    let text = serde_json::to_string(&state).map_err(|error| Error::malformed(STATE_FILE, error))?;
+    let state = State {
+        pid: std::process::id().cast_signed(),
+        api_port,
+    };
+    let text =
+        serde_json::to_string(&state).map_err(|error| Error::malformed(STATE_FILE, error))?;
     let aside = dir.join("keeper.json.new");
     paths::write_file(&aside, text)?;
     fs::rename(&aside, dir.join(STATE_FILE)).doing(|| format!("writing {STATE_FILE}"))
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
-    thread::Builder::new().spawn(work).map(drop).doing(|| "starting a thread".to_owned())
+    thread::Builder::new()
+        .spawn(work)
+        .map(drop)
+        .doing(|| "starting a thread".to_owned())
 }
 
 fn end(control: &Control, init: i32) {

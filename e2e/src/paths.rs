@@ -47,7 +47,9 @@ pub fn clusters_root() -> PathBuf {
 pub fn cluster_dir(name: &str) -> Result<PathBuf> {
     let fits = !name.is_empty()
         && name.len() <= MAX_CLUSTER_NAME
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
         && !name.ends_with('-');
     if !fits {

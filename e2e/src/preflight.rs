@@ -32,12 +32,17 @@ const PROGRAMS: [(&str, &str); 10] = [
 /// Where Debian puts the CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
 
-/// Looks whether this machine can run a cluster.
+/// inotify instances that a control plane uses, with some to spare.
+const INOTIFY_CONTROL_PLANE: usize = 12;
+/// inotify instances that a node and what runs on it use, with some to spare.
+const INOTIFY_NODE: usize = 12;
+
+/// Looks whether this machine can run a cluster of so many nodes.
 ///
 /// # Errors
 ///
 /// [`Error::Machine`] with the first thing that is missing and what to do.
-pub fn check() -> Result<Hierarchies> {
+pub fn check(nodes: u8) -> Result<Hierarchies> {
     if !Uid::effective().is_root() {
         return Err(Error::Machine(
             "a local cluster makes namespaces, mounts and cgroups and so needs root: run it with sudo".to_owned(),
@@ -47,6 +52,7 @@ pub fn check() -> Result<Hierarchies> {
     programs()?;
     overlay()?;
     namespaces()?;
+    inotify(INOTIFY_CONTROL_PLANE + INOTIFY_NODE * usize::from(nodes))?;
     Ok(hierarchies)
 }
 
@@ -55,7 +61,10 @@ fn programs() -> Result<()> {
         .into_iter()
         .filter(|(program, _)| find_program(program).is_none())
         .map(|(_, package)| package)
-        .chain((!Path::new(CNI_PLUGINS).join("bridge").exists()).then_some("containernetworking-plugins"))
+        .chain(
+            (!Path::new(CNI_PLUGINS).join("bridge").exists())
+                .then_some("containernetworking-plugins"),
+        )
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -72,6 +81,40 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|dir| dir.join(program))
         .find(|path| path.is_file())
+}
+
+/// Where these run out, components of Kubernetes end with "too many open files".
+fn inotify(needed: usize) -> Result<()> {
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances");
+    let Some(limit) = limit
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok())
+    else {
+        return Ok(());
+    };
+    let used = inotify_instances_in_use();
+    if used + needed <= limit {
+        return Ok(());
+    }
+    Err(Error::Machine(format!(
+        "root may have {limit} inotify instances on this machine, {used} are in use and this cluster needs about {needed}: \
+         end another cluster, or raise the limit (sysctl fs.inotify.max_user_instances=1024)"
+    )))
+}
+
+fn inotify_instances_in_use() -> usize {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return 0;
+    };
+    processes
+        .flatten()
+        .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
+        .flat_map(|descriptors| descriptors.flatten())
+        .filter(|descriptor| {
+            fs::read_link(descriptor.path())
+                .is_ok_and(|target| target.as_os_str() == "anon_inode:inotify")
+        })
+        .count()
 }
 
 fn overlay() -> Result<()> {
@@ -92,7 +135,10 @@ fn overlay() -> Result<()> {
 /// Tries in namespaces that end with the command what the cluster does in its own.
 fn namespaces() -> Result<()> {
     let tries = [
-        ("true", "this machine does not allow new mount, network and process namespaces"),
+        (
+            "true",
+            "this machine does not allow new mount, network and process namespaces",
+        ),
         (
             "ip link add creo0 type bridge && ip link add creo1 type veth peer name creo2",
             "this machine's kernel has no bridge or veth network devices",
@@ -108,7 +154,16 @@ fn namespaces() -> Result<()> {
     ];
     for (script, sentence) in tries {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec", script]);
+        unshare.args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "sh",
+            "-ec",
+            script,
+        ]);
         if let Err(error) = command::output(&mut unshare) {
             return Err(Error::Machine(format!("{sentence} ({error})")));
         }

@@ -36,14 +36,20 @@ impl Progress {
     /// Progress on the standard error, in the form that fits it.
     #[must_use]
     pub fn stderr() -> Self {
-        let shown = if std::io::stderr().is_terminal() { Shown::Spinner } else { Shown::Lines };
+        let shown = if std::io::stderr().is_terminal() {
+            Shown::Spinner
+        } else {
+            Shown::Lines
+        };
         Self { shown }
     }
 
     /// No progress at all.
     #[must_use]
     pub fn silent() -> Self {
-        Self { shown: Shown::Nothing }
+        Self {
+            shown: Shown::Nothing,
+        }
     }
 
     /// Begins a step. It counts as failed until [`Step::done`].
@@ -59,7 +65,12 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Step { name, since: Instant::now(), bar, shown: self.shown }
+        Step {
+            name,
+            since: Instant::now(),
+            bar,
+            shown: self.shown,
+        }
     }
 
     /// Runs a step that may fail.
@@ -105,7 +116,11 @@ impl Step {
             return;
         }
         let seconds = self.since.elapsed().as_secs_f64();
-        let remark = if remark.is_empty() { String::new() } else { format!("  {remark}") };
+        let remark = if remark.is_empty() {
+            String::new()
+        } else {
+            format!("  {remark}")
+        };
         eprintln!("{mark:>6} {seconds:7.1} s  {}{remark}", self.name);
         self.shown = Shown::Nothing;
     }

@@ -30,7 +30,8 @@ pub fn dir() -> PathBuf {
 pub fn quickstart() -> Result<AgentDeployment> {
     let path = dir().join("quickstart.yaml");
     let text = fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
-    let malformed = |error: &dyn std::fmt::Display| Error::malformed(path.display().to_string(), error);
+    let malformed =
+        |error: &dyn std::fmt::Display| Error::malformed(path.display().to_string(), error);
     let documents: Vec<serde_json::Value> =
         serde_saphyr::from_multiple(&text).map_err(|error| malformed(&error))?;
     let found = documents
@@ -59,7 +60,9 @@ pub fn tiny_chat(name: &str) -> Result<AgentDeployment> {
 /// It has none.
 pub fn service_address(service: &Service) -> Result<SocketAddr> {
     let spec = service.spec.as_ref();
-    let ip = spec.and_then(|spec| spec.cluster_ip.as_deref()).and_then(|ip| ip.parse::<IpAddr>().ok());
+    let ip = spec
+        .and_then(|spec| spec.cluster_ip.as_deref())
+        .and_then(|ip| ip.parse::<IpAddr>().ok());
     let port = spec
         .and_then(|spec| spec.ports.as_ref()?.first())
         .and_then(|port| u16::try_from(port.port).ok());
@@ -72,7 +75,12 @@ pub fn service_address(service: &Service) -> Result<SocketAddr> {
 /// A condition of a deployment.
 #[must_use]
 pub fn condition<'a>(deployment: &'a AgentDeployment, kind: &str) -> Option<&'a Condition> {
-    deployment.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind)
+    deployment
+        .status
+        .as_ref()?
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Whether the deployment is ready as it is now wanted.

@@ -25,10 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const GOAL: f64 = 1.3;
 
 /// Measures `pairs` interleaved pairs; gives the rows for median and p90.
-pub(super) async fn measure(cluster: &Cluster, progress: &Progress, pairs: u32) -> Result<Vec<Row>> {
+pub(super) async fn measure(
+    cluster: &Cluster,
+    progress: &Progress,
+    pairs: u32,
+) -> Result<Vec<Row>> {
     let client = cluster.client().await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace: Namespace = parse("the namespace", json!({ "metadata": { "name": NAMESPACE } }))?;
+    let namespace: Namespace = parse(
+        "the namespace",
+        json!({ "metadata": { "name": NAMESPACE } }),
+    )?;
     namespaces
         .create(&PostParams::default(), &namespace)
         .await
@@ -51,9 +58,18 @@ pub(super) async fn measure(cluster: &Cluster, progress: &Progress, pairs: u32) 
     }
     step.done("");
     let row = |name: &str, share: f64| {
-        Row::at_most(name, "s", percentile(&creo, share), percentile(&baseline, share), GOAL)
+        Row::at_most(
+            name,
+            "s",
+            percentile(&creo, share),
+            percentile(&baseline, share),
+            GOAL,
+        )
     };
-    Ok(vec![row("apply to Ready, median", 0.5), row("apply to Ready, p90", 0.9)])
+    Ok(vec![
+        row("apply to Ready, median", 0.5),
+        row("apply to Ready, p90", 0.9),
+    ])
 }
 
 async fn creo_once(client: &Client) -> Result<(f64, Pod)> {
@@ -61,12 +77,20 @@ async fn creo_once(client: &Client) -> Result<(f64, Pod)> {
     let mut wish = samples::tiny_chat("bench")?;
     wish.spec.replicas = 1;
     let begun = Instant::now();
-    api.create(&PostParams::default(), &wish).await.map_err(Error::kubernetes("creating the deployment"))?;
+    api.create(&PostParams::default(), &wish)
+        .await
+        .map_err(Error::kubernetes("creating the deployment"))?;
     wait(&api, "bench", samples::is_ready).await?;
     let taken = begun.elapsed().as_secs_f64();
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    let mut list = pods.list(&ListParams::default()).await.map_err(Error::kubernetes("listing pods"))?;
-    let pod = list.items.pop().ok_or_else(|| Error::malformed("the bench", "there is no pod"))?;
+    let mut list = pods
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::kubernetes("listing pods"))?;
+    let pod = list
+        .items
+        .pop()
+        .ok_or_else(|| Error::malformed("the bench", "there is no pod"))?;
     remove(&api, "bench").await?;
     wait_for_no_pod(client).await?;
     Ok((taken, pod))
@@ -110,7 +134,12 @@ fn bare_deployment(pod: &Pod) -> Result<Deployment> {
 
 fn is_available(deployment: Option<&Deployment>) -> bool {
     deployment.is_some_and(|deployment| {
-        deployment.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0) >= 1
+        deployment
+            .status
+            .as_ref()
+            .and_then(|status| status.available_replicas)
+            .unwrap_or(0)
+            >= 1
     })
 }
 
@@ -137,14 +166,20 @@ where
         propagation_policy: Some(PropagationPolicy::Foreground),
         ..DeleteParams::default()
     };
-    api.delete(name, &params).await.map(drop).map_err(Error::kubernetes(format!("deleting {name}")))
+    api.delete(name, &params)
+        .await
+        .map(drop)
+        .map_err(Error::kubernetes(format!("deleting {name}")))
 }
 
 async fn wait_for_no_pod(client: &Client) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let list = pods.list(&ListParams::default()).await.map_err(Error::kubernetes("listing pods"))?;
+        let list = pods
+            .list(&ListParams::default())
+            .await
+            .map_err(Error::kubernetes("listing pods"))?;
         if list.items.is_empty() {
             return Ok(());
         }

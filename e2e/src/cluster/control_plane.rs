@@ -34,7 +34,10 @@ pub(super) fn configure(dir: &Path, name: &str, authority: &Authority) -> Result
         &KUBERNETES_SERVICE.to_string(),
     ]
     .map(str::to_owned);
-    authority.write("apiserver", &authority.server("kube-apiserver", &server_names)?)?;
+    authority.write(
+        "apiserver",
+        &authority.server("kube-apiserver", &server_names)?,
+    )?;
     let kubelet_client = authority.client("kube-apiserver", Some("system:masters"))?;
     authority.write("kubelet-client", &kubelet_client)?;
     // Its own name, and only it, is allowed to say who a caller is: the
@@ -47,8 +50,14 @@ pub(super) fn configure(dir: &Path, name: &str, authority: &Authority) -> Result
         let text = kubeconfig::text(name, &server, authority.certificate_pem(), identity);
         paths::write_file(&dir.join(format!("{component}.kubeconfig")), text)
     };
-    write("kube-controller-manager", &authority.client("system:kube-controller-manager", None)?)?;
-    write("kube-scheduler", &authority.client("system:kube-scheduler", None)?)?;
+    write(
+        "kube-controller-manager",
+        &authority.client("system:kube-controller-manager", None)?,
+    )?;
+    write(
+        "kube-scheduler",
+        &authority.client("system:kube-scheduler", None)?,
+    )?;
     write("kube-proxy", &authority.client("system:kube-proxy", None)?)?;
     let admin = authority.client("creo-e2e-admin", Some("system:masters"))?;
     write("coredns", &admin)?;
@@ -105,10 +114,19 @@ fn api_server(at: &impl Fn(&str) -> String) -> Vec<String> {
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),
-        format!("--service-account-key-file={}", at("pki/service-accounts.pub")),
-        format!("--service-account-signing-key-file={}", at("pki/service-accounts.key")),
+        format!(
+            "--service-account-key-file={}",
+            at("pki/service-accounts.pub")
+        ),
+        format!(
+            "--service-account-signing-key-file={}",
+            at("pki/service-accounts.key")
+        ),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-        format!("--kubelet-client-certificate={}", at("pki/kubelet-client.crt")),
+        format!(
+            "--kubelet-client-certificate={}",
+            at("pki/kubelet-client.crt")
+        ),
         format!("--kubelet-client-key={}", at("pki/kubelet-client.key")),
         // Else logs and exec look the node's name up in DNS.
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
@@ -127,9 +145,18 @@ fn api_server(at: &impl Fn(&str) -> String) -> Vec<String> {
 fn controller_manager(at: &impl Fn(&str) -> String, tuning: &Tuning) -> Vec<String> {
     vec![
         format!("--kubeconfig={}", at("kube-controller-manager.kubeconfig")),
-        format!("--authentication-kubeconfig={}", at("kube-controller-manager.kubeconfig")),
-        format!("--authorization-kubeconfig={}", at("kube-controller-manager.kubeconfig")),
-        format!("--service-account-private-key-file={}", at("pki/service-accounts.key")),
+        format!(
+            "--authentication-kubeconfig={}",
+            at("kube-controller-manager.kubeconfig")
+        ),
+        format!(
+            "--authorization-kubeconfig={}",
+            at("kube-controller-manager.kubeconfig")
+        ),
+        format!(
+            "--service-account-private-key-file={}",
+            at("pki/service-accounts.key")
+        ),
         format!("--root-ca-file={}", at("pki/ca.crt")),
         format!("--cluster-signing-cert-file={}", at("pki/ca.crt")),
         format!("--cluster-signing-key-file={}", at("pki/ca.key")),
@@ -146,8 +173,14 @@ fn controller_manager(at: &impl Fn(&str) -> String, tuning: &Tuning) -> Vec<Stri
 fn scheduler(at: &impl Fn(&str) -> String, tuning: &Tuning) -> Vec<String> {
     vec![
         format!("--kubeconfig={}", at("kube-scheduler.kubeconfig")),
-        format!("--authentication-kubeconfig={}", at("kube-scheduler.kubeconfig")),
-        format!("--authorization-kubeconfig={}", at("kube-scheduler.kubeconfig")),
+        format!(
+            "--authentication-kubeconfig={}",
+            at("kube-scheduler.kubeconfig")
+        ),
+        format!(
+            "--authorization-kubeconfig={}",
+            at("kube-scheduler.kubeconfig")
+        ),
         "--leader-elect=false".to_owned(),
         format!("--kube-api-qps={}", tuning.api_qps),
         format!("--kube-api-burst={}", tuning.api_qps),
@@ -168,6 +201,8 @@ fn corefile(dir: &Path) -> String {
 }}
 ",
         dir.join("coredns.kubeconfig").display(),
-        dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        dir.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
     )
 }

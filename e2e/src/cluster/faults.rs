@@ -48,13 +48,26 @@ impl Cluster {
     ///
     /// The cluster has as many as it can have, or the node does not start.
     pub fn add_node(&mut self, gpus: u8, gpu_profile: &str) -> Result<Node> {
-        let last = self.record.nodes.iter().map(|node| node.index).max().unwrap_or(0);
+        let last = self
+            .record
+            .nodes
+            .iter()
+            .map(|node| node.index)
+            .max()
+            .unwrap_or(0);
         if last >= super::MAX_NODES {
-            return Err(Error::Usage(format!("a cluster has at most {} nodes", super::MAX_NODES)));
+            return Err(Error::Usage(format!(
+                "a cluster has at most {} nodes",
+                super::MAX_NODES
+            )));
         }
         let index = last + 1;
-        let record =
-            NodeRecord { name: format!("gpu-{index}"), index, gpus, gpu_profile: gpu_profile.to_owned() };
+        let record = NodeRecord {
+            name: format!("gpu-{index}"),
+            index,
+            gpus,
+            gpu_profile: gpu_profile.to_owned(),
+        };
         self.record.nodes.push(record.clone());
         self.write_record()?;
         let node = Node::new(&self.dir, record);
@@ -82,7 +95,9 @@ impl Cluster {
 
     fn cable(&self, node: &str, state: &str) -> Result<()> {
         let node = self.node(node)?;
-        self.control().script(&format!("ip link set {} {state}", node.cable())).map(drop)
+        self.control()
+            .script(&format!("ip link set {} {state}", node.cable()))
+            .map(drop)
     }
 
     /// Ends a node's kubelet and starts it again; its pods go on.
@@ -92,8 +107,10 @@ impl Cluster {
     /// There is no such node, or the kubelet does not start.
     pub fn restart_kubelet(&self, node: &str) -> Result<()> {
         let node = self.node(node)?;
-        node.control().stop("kubelet", Signal::SIGTERM, ORDERLY_END)?;
-        node.control().start(node.request("kubelet", &self.programs)?)
+        node.control()
+            .stop("kubelet", Signal::SIGTERM, ORDERLY_END)?;
+        node.control()
+            .start(node.request("kubelet", &self.programs)?)
     }
 
     /// Kills the API server and starts it again. An orderly end would wait a
@@ -128,7 +145,9 @@ impl Cluster {
     /// There is no such node or GPU, or the GPUs are real.
     pub fn gpu_fault(&self, node: &str, index: usize, fault: &GpuFault) -> Result<()> {
         if self.record.gpus == super::Gpus::Real {
-            return Err(Error::Usage("gpu fault: this cluster's GPUs are real, and real ones get no faults".to_owned()));
+            return Err(Error::Usage(
+                "gpu fault: this cluster's GPUs are real, and real ones get no faults".to_owned(),
+            ));
         }
         gpus::inject(self.node(node)?.dir(), index, fault)
     }

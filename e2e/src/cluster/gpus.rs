@@ -31,7 +31,13 @@ const CONTROL_MINOR: u64 = 63;
 /// # Errors
 ///
 /// The stand-in library was not built, or the profile is not known.
-pub(super) fn install(dir: &Path, node: &NodeRecord, gpus: Gpus, program: &Path, taken: u64) -> Result<()> {
+pub(super) fn install(
+    dir: &Path,
+    node: &NodeRecord,
+    gpus: Gpus,
+    program: &Path,
+    taken: u64,
+) -> Result<()> {
     let driver = dir.join("driver");
     if gpus == Gpus::Real {
         return paths::make_dir(&driver);
@@ -43,7 +49,9 @@ pub(super) fn install(dir: &Path, node: &NodeRecord, gpus: Gpus, program: &Path,
     fs::copy(&from, libraries.join(LIBRARY)).doing(|| format!("copying {}", from.display()))?;
     let state = State::from_profile(&node.gpu_profile, usize::from(node.gpus), &node.name)
         .map_err(|error| Error::Usage(format!("--gpu-profile: {error}")))?;
-    state.store(&state_file(dir)).map_err(|error| Error::malformed("the GPUs' state", error))?;
+    state
+        .store(&state_file(dir))
+        .map_err(|error| Error::malformed("the GPUs' state", error))?;
     make_device(&driver.join("dev/nvidiactl"), CONTROL_MINOR)?;
     let minors = GPU_MINORS.end - GPU_MINORS.start;
     for index in 0..u64::from(node.gpus) {
@@ -85,8 +93,13 @@ fn make_device(path: &Path, minor: u64) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(TTY_MAJOR, minor))
-        .doing(|| format!("making the device node {}", path.display()))?;
+    mknod(
+        path,
+        SFlag::S_IFCHR,
+        Mode::from_bits_truncate(0o666),
+        makedev(TTY_MAJOR, minor),
+    )
+    .doing(|| format!("making the device node {}", path.display()))?;
     // mknod minds the umask, and a driver's nodes are for everyone.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     fs::set_permissions(path, mode).doing(|| format!("opening {} to all", path.display()))

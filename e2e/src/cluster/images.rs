@@ -90,7 +90,8 @@ impl ImageSet {
 
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).doing(|| format!("reading {}", path.display()))?;
-        serde_json::from_slice(&text).map_err(|error| Error::malformed(path.display().to_string(), error))
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::malformed(path.display().to_string(), error))
     }
 }
 
@@ -100,12 +101,12 @@ fn run_build(out: &Path, arguments: &[&str]) -> Result<()> {
     command::output(&mut build).map(drop)
 }
 
-/// Imports the images that the node does not have yet; gives how many.
+/// Imports the images that the node does not have yet.
 ///
 /// # Errors
 ///
 /// containerd does not take an image.
-pub(super) fn import(node: &Node, images: &[Image], programs: &Programs) -> Result<usize> {
+pub(super) fn import(node: &Node, images: &[Image], programs: &Programs) -> Result<()> {
     let ctr = programs.path("ctr")?.to_string_lossy().into_owned();
     let ctr = format!("'{ctr}' --address {CONTAINERD_SOCKET} --namespace k8s.io images");
     // containerd may have been started a moment ago.
@@ -114,9 +115,10 @@ pub(super) fn import(node: &Node, images: &[Image], programs: &Programs) -> Resu
         {ctr} list --quiet"
     );
     let present = node.control().script(&list)?;
-    let missing = images.iter().filter(|image| !present.lines().any(|name| name == image.reference));
-    let mut imported = 0;
-    for image in missing {
+    for image in images
+        .iter()
+        .filter(|image| !present.lines().any(|name| name == image.reference))
+    {
         node.control().script(&format!(
             "{ctr} import '{}'
             {ctr} tag --force '{}' '{}'",
@@ -124,7 +126,6 @@ pub(super) fn import(node: &Node, images: &[Image], programs: &Programs) -> Resu
             image.imported,
             image.reference
         ))?;
-        imported += 1;
     }
-    Ok(imported)
+    Ok(())
 }

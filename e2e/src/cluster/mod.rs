@@ -27,7 +27,9 @@ pub use gpus::DRIVER_ROOT;
 pub use images::{Image, ImageSet};
 pub use node::Node;
 pub use nvidia_ml::state::Fault as GpuFault;
-pub use spec::{ClusterRecord, ClusterSpec, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, NodeRecord, Tuning};
+pub use spec::{
+    ClusterRecord, ClusterSpec, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, NodeRecord, Tuning,
+};
 
 use crate::{
     certificates::Authority,
@@ -67,7 +69,7 @@ impl Cluster {
     /// The machine cannot run it, its name is taken, or a component does not
     /// get ready; then nothing of it is left.
     pub async fn start(spec: &ClusterSpec, progress: &Progress) -> Result<Self> {
-        let hierarchies = preflight::check()?;
+        let hierarchies = preflight::check(spec.nodes)?;
         let dir = paths::cluster_dir(&spec.name)?;
         check_spec(spec)?;
         sweep()?;
@@ -80,13 +82,21 @@ impl Cluster {
         let programs = components::ensure(&components::CLUSTER, progress)?;
         let record = ClusterRecord {
             name: spec.name.clone(),
-            nodes: (1..=spec.nodes).map(|index| node_record(spec, index)).collect(),
+            nodes: (1..=spec.nodes)
+                .map(|index| node_record(spec, index))
+                .collect(),
             gpus: spec.gpus,
             program: spec.program.clone(),
             tuning: spec.tuning.clone(),
             pause: progress.run("build the pause image", ImageSet::build_pause)?,
+            images: Vec::new(),
         };
-        let mut cluster = Self { record, dir, programs, keeper: None };
+        let mut cluster = Self {
+            record,
+            dir,
+            programs,
+            keeper: None,
+        };
         let started = cluster.bring_up(spec, &hierarchies, progress).await;
         if let Err(error) = started {
             // The logs go with the folder; the error carries their ends.
@@ -113,7 +123,12 @@ impl Cluster {
         let record = serde_json::from_slice(&text)
             .map_err(|error| Error::malformed(path.display().to_string(), error))?;
         let programs = components::ensure(&components::CLUSTER, &Progress::stderr())?;
-        Ok(Self { record, dir, programs, keeper: None })
+        Ok(Self {
+            record,
+            dir,
+            programs,
+            keeper: None,
+        })
     }
 
     /// What it is.
@@ -149,7 +164,11 @@ impl Cluster {
     /// Its nodes.
     #[must_use]
     pub fn nodes(&self) -> Vec<Node> {
-        self.record.nodes.iter().map(|record| Node::new(&self.dir, record.clone())).collect()
+        self.record
+            .nodes
+            .iter()
+            .map(|record| Node::new(&self.dir, record.clone()))
+            .collect()
     }
 
     /// One of its nodes.
@@ -158,10 +177,21 @@ impl Cluster {
     ///
     /// It has none of that name; the error lists those that it has.
     pub fn node(&self, name: &str) -> Result<Node> {
-        self.nodes().into_iter().find(|node| node.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = self.record.nodes.iter().map(|node| node.name.as_str()).collect();
-            Error::Usage(format!("there is no node {name}; there are {}", names.join(", ")))
-        })
+        self.nodes()
+            .into_iter()
+            .find(|node| node.name() == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = self
+                    .record
+                    .nodes
+                    .iter()
+                    .map(|node| node.name.as_str())
+                    .collect();
+                Error::Usage(format!(
+                    "there is no node {name}; there are {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     /// A client for its API server, with every right.
@@ -182,25 +212,31 @@ impl Cluster {
         Dialer::enter(self.node(node)?.control().pid()?)
     }
 
-    /// Imports images into every node that is on.
+    /// Imports images into every node that is on, and into those that are
+    /// started from now on: a pod whose image is missing waits long for its
+    /// next try.
     ///
     /// # Errors
     ///
     /// A node does not take one.
-    pub fn import_images(&self, set: &ImageSet) -> Result<usize> {
-        let nodes: Vec<Node> = self.nodes().into_iter().filter(|node| node.control().is_alive()).collect();
+    pub fn import_images(&mut self, set: &ImageSet) -> Result<()> {
+        self.record.images.clone_from(&set.images);
+        self.write_record()?;
+        let nodes: Vec<Node> = self
+            .nodes()
+            .into_iter()
+            .filter(|node| node.control().is_alive())
+            .collect();
         thread::scope(|scope| {
             let imports: Vec<_> = nodes
                 .iter()
                 .map(|node| scope.spawn(|| images::import(node, &set.images, &self.programs)))
                 .collect();
-            let mut imported = 0;
-            for import in imports {
-                imported += import
+            imports.into_iter().try_for_each(|import| {
+                import
                     .join()
-                    .map_err(|_| Error::Supervisor("an import ended by a panic".to_owned()))??;
-            }
-            Ok(imported)
+                    .map_err(|_| Error::Supervisor("an import ended by a panic".to_owned()))?
+            })
         })
     }
 
@@ -249,7 +285,9 @@ impl Cluster {
             // A pipe that ends is the sign to end, and the keeper then is a
             // child to be collected.
             drop(keeper.stdin.take());
-            keeper.wait().doing(|| "waiting for the keeper".to_owned())?;
+            keeper
+                .wait()
+                .doing(|| "waiting for the keeper".to_owned())?;
         }
         remove(&self.record.name)
     }
@@ -260,7 +298,10 @@ impl Cluster {
         hierarchies: &Hierarchies,
         progress: &Progress,
     ) -> Result<()> {
-        let step = progress.step(format!("start Kubernetes {}", components::KUBERNETES_VERSION));
+        let step = progress.step(format!(
+            "start Kubernetes {}",
+            components::KUBERNETES_VERSION
+        ));
         for folder in ["logs", "nodes", "pki"] {
             paths::make_dir(&self.dir.join(folder))?;
         }
@@ -279,7 +320,12 @@ impl Cluster {
         )?;
         self.keeper = (!spec.detached).then_some(keeper);
         let server = format!("https://127.0.0.1:{}", state.api_port);
-        let text = kubeconfig::text(&self.record.name, &server, authority.certificate_pem(), &admin);
+        let text = kubeconfig::text(
+            &self.record.name,
+            &server,
+            authority.certificate_pem(),
+            &admin,
+        );
         paths::write_file(&self.kubeconfig(), text)?;
 
         let control = self.control();
@@ -296,7 +342,12 @@ impl Cluster {
         }
         step.done(&format!("API server at {server}"));
         let step = progress.step(format!("wait for {} nodes", self.record.nodes.len()));
-        let names: Vec<String> = self.record.nodes.iter().map(|node| node.name.clone()).collect();
+        let names: Vec<String> = self
+            .record
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect();
         self.wait_nodes_ready(&names).await?;
         step.done("");
         Ok(())
@@ -317,20 +368,45 @@ impl Cluster {
         let cgroup = cgroup(&self.record.name);
         Hierarchies::find()?.create(&cgroup.join(node.name()))?;
         let authority = Authority::open(&self.dir.join("pki"))?;
-        node.configure(&self.record.name, &authority, &cgroup, &self.record.pause.imported, &self.dir)?;
-        let taken = self.record.nodes.iter().filter(|other| other.index < node.record().index);
+        node.configure(
+            &self.record.name,
+            &authority,
+            &cgroup,
+            &self.record.pause.imported,
+            &self.dir,
+        )?;
+        let taken = self
+            .record
+            .nodes
+            .iter()
+            .filter(|other| other.index < node.record().index);
         let taken = taken.map(|other| u64::from(other.gpus)).sum();
         if !gpus::state_file(node.dir()).exists() {
-            gpus::install(node.dir(), node.record(), self.record.gpus, &self.record.program, taken)?;
+            gpus::install(
+                node.dir(),
+                node.record(),
+                self.record.gpus,
+                &self.record.program,
+                taken,
+            )?;
         }
         let control = self.control();
         node.namespaces(&control, &self.record.program)?;
-        node.control().script(&node.mounts_script(self.record.gpus))?;
+        node.control()
+            .script(&node.mounts_script(self.record.gpus))?;
         self.plug_in(node)?;
-        let start = |component| node.control().start(node.request(component, &self.programs)?);
+        let start = |component| {
+            node.control()
+                .start(node.request(component, &self.programs)?)
+        };
         start(node::RUNTIME)?;
         // It waits for containerd, and a kubelet without a runtime ends at once.
-        images::import(node, std::slice::from_ref(&self.record.pause), &self.programs)?;
+        images::import(
+            node,
+            std::slice::from_ref(&self.record.pause),
+            &self.programs,
+        )?;
+        images::import(node, &self.record.images, &self.programs)?;
         node::AGENTS.into_iter().try_for_each(start)
     }
 
@@ -340,11 +416,30 @@ impl Cluster {
         let (inside, outside) = (node.control().pid()?, self.control().pid()?);
         let cable = node.cable();
         let mut ip = Command::new("nsenter");
-        ip.args(["--target", &outside.to_string(), "--net", "--", "ip", "link", "add", &cable])
-            .args(["type", "veth", "peer", "name", "eth0", "netns", &inside.to_string()]);
+        ip.args([
+            "--target",
+            &outside.to_string(),
+            "--net",
+            "--",
+            "ip",
+            "link",
+            "add",
+            &cable,
+        ])
+        .args([
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &inside.to_string(),
+        ]);
         crate::command::output(&mut ip)?;
-        self.control().script(&network::plug_in_script(&cable, node.record().index))?;
-        node.control().script(&network::node_script(node.record().index))?;
+        self.control()
+            .script(&network::plug_in_script(&cable, node.record().index))?;
+        node.control()
+            .script(&network::node_script(node.record().index))?;
         Ok(())
     }
 
@@ -357,7 +452,8 @@ impl Cluster {
                 Ok(text) => text,
                 Err(error) => error.to_string(),
             };
-            self.go_on("the API server is ready", deadline, last).await?;
+            self.go_on("the API server is ready", deadline, last)
+                .await?;
         }
     }
 
@@ -372,10 +468,16 @@ impl Cluster {
         loop {
             let last = match nodes.list(&ListParams::default()).await {
                 Ok(list) => {
-                    let ready: BTreeSet<String> =
-                        list.iter().filter(|node| is_ready(node)).map(ResourceExt::name_any).collect();
-                    let unready: Vec<&str> =
-                        names.iter().filter(|name| !ready.contains(*name)).map(String::as_str).collect();
+                    let ready: BTreeSet<String> = list
+                        .iter()
+                        .filter(|node| is_ready(node))
+                        .map(ResourceExt::name_any)
+                        .collect();
+                    let unready: Vec<&str> = names
+                        .iter()
+                        .filter(|name| !ready.contains(*name))
+                        .map(String::as_str)
+                        .collect();
                     if unready.is_empty() {
                         return Ok(());
                     }
@@ -397,7 +499,11 @@ impl Cluster {
             }
         }
         if Instant::now() > deadline {
-            return Err(Error::Timeout { what: what.to_owned(), within: START_PATIENCE, last });
+            return Err(Error::Timeout {
+                what: what.to_owned(),
+                within: START_PATIENCE,
+                last,
+            });
         }
         tokio::time::sleep(POLL).await;
         Ok(())
@@ -416,7 +522,8 @@ impl Cluster {
 ///
 /// The file cannot be used.
 pub async fn client_from(path: &Path) -> Result<Client> {
-    let malformed = |error: &dyn std::fmt::Display| Error::malformed(path.display().to_string(), error);
+    let malformed =
+        |error: &dyn std::fmt::Display| Error::malformed(path.display().to_string(), error);
     let file = Kubeconfig::read_from(path).map_err(|error| malformed(&error))?;
     let config = Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
         .await
@@ -485,10 +592,16 @@ fn node_record(spec: &ClusterSpec, index: u8) -> NodeRecord {
 
 fn check_spec(spec: &ClusterSpec) -> Result<()> {
     if !(1..=MAX_NODES).contains(&spec.nodes) {
-        return Err(Error::Usage(format!("--nodes {}: 1 to {MAX_NODES}", spec.nodes)));
+        return Err(Error::Usage(format!(
+            "--nodes {}: 1 to {MAX_NODES}",
+            spec.nodes
+        )));
     }
     if spec.gpus_per_node > MAX_GPUS_PER_NODE {
-        return Err(Error::Usage(format!("--gpus-per-node {}: 0 to {MAX_GPUS_PER_NODE}", spec.gpus_per_node)));
+        return Err(Error::Usage(format!(
+            "--gpus-per-node {}: 0 to {MAX_GPUS_PER_NODE}",
+            spec.gpus_per_node
+        )));
     }
     Ok(())
 }
@@ -510,5 +623,7 @@ fn is_ready(node: &KubernetesNode) -> bool {
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
-    http::Request::get(path).body(Vec::new()).map_err(|error| Error::malformed("a request", error))
+    http::Request::get(path)
+        .body(Vec::new())
+        .map_err(|error| Error::malformed("a request", error))
 }

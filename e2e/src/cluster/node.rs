@@ -46,7 +46,11 @@ impl Node {
     pub(super) fn new(cluster_dir: &Path, record: NodeRecord) -> Self {
         let dir = cluster_dir.join("nodes").join(&record.name);
         let control = Control::new(dir.join("control.sock"));
-        Self { record, dir, control }
+        Self {
+            record,
+            dir,
+            control,
+        }
     }
 
     /// Its name.
@@ -101,8 +105,10 @@ impl Node {
         for folder in ["logs", "cni", "var-lib", "var-log", "driver"] {
             paths::make_dir(&self.dir.join(folder))?;
         }
-        let identity =
-            authority.client(&format!("system:node:{}", self.name()), Some("system:nodes"))?;
+        let identity = authority.client(
+            &format!("system:node:{}", self.name()),
+            Some("system:nodes"),
+        )?;
         let server = format!("https://{CONTROL_PLANE}:6443");
         let text = kubeconfig::text(cluster, &server, authority.certificate_pem(), &identity);
         paths::write_file(&self.dir.join("kubelet.kubeconfig"), text)?;
@@ -110,16 +116,28 @@ impl Node {
         let cgroup_root = Path::new("/").join(cgroup).join(self.name());
         paths::write_file(
             &self.dir.join("kubelet.yaml"),
-            format!("{:#}\n", kubelet_configuration(&authority_file, &cgroup_root)),
+            format!(
+                "{:#}\n",
+                kubelet_configuration(&authority_file, &cgroup_root)
+            ),
         )?;
         let proxy_kubeconfig = cluster_dir.join("kube-proxy.kubeconfig");
         paths::write_file(
             &self.dir.join("kube-proxy.yaml"),
-            format!("{:#}\n", proxy_configuration(self.name(), &proxy_kubeconfig)),
+            format!(
+                "{:#}\n",
+                proxy_configuration(self.name(), &proxy_kubeconfig)
+            ),
         )?;
-        paths::write_file(&self.dir.join("containerd.toml"), self.containerd_configuration(pause_image))?;
+        paths::write_file(
+            &self.dir.join("containerd.toml"),
+            self.containerd_configuration(pause_image),
+        )?;
         let network = cni_configuration(&network::node_pods(self.record.index));
-        paths::write_file(&self.dir.join("cni/10-creo.conflist"), format!("{network:#}\n"))
+        paths::write_file(
+            &self.dir.join("cni/10-creo.conflist"),
+            format!("{network:#}\n"),
+        )
     }
 
     /// Makes the namespaces, as a process of the cluster's supervisor.
@@ -130,7 +148,8 @@ impl Node {
             let _ = std::fs::remove_file(&socket);
         }
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let mut argv = words("unshare --mount --net --pid --ipc --uts --fork --mount-proc --kill-child --");
+        let mut argv =
+            words("unshare --mount --net --pid --ipc --uts --fork --mount-proc --kill-child --");
         argv.push(program.to_string_lossy().into_owned());
         argv.extend(words("internal supervisor --control"));
         argv.push(socket.to_string_lossy().into_owned());
@@ -183,7 +202,10 @@ impl Node {
         Ok(StartRequest {
             name: component.to_owned(),
             argv,
-            env: BTreeMap::from([("PATH".to_owned(), format!("{}:{path}", programs.search_path()))]),
+            env: BTreeMap::from([(
+                "PATH".to_owned(),
+                format!("{}:{path}", programs.search_path()),
+            )]),
             log: self.dir.join(format!("logs/{component}.log")),
         })
     }

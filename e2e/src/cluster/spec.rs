@@ -61,7 +61,9 @@ impl FromStr for Gpus {
         match text {
             "stand-in" => Ok(Self::StandIn),
             "real" => Ok(Self::Real),
-            _ => Err(Error::Usage(format!("--gpus {text}: there are `stand-in` and `real`"))),
+            _ => Err(Error::Usage(format!(
+                "--gpus {text}: there are `stand-in` and `real`"
+            ))),
         }
     }
 }
@@ -79,7 +81,10 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { node_grace_s: 12, api_qps: 2000 }
+        Self {
+            node_grace_s: 12,
+            api_qps: 2000,
+        }
     }
 }
 
@@ -111,4 +116,6 @@ pub struct ClusterRecord {
     pub tuning: Tuning,
     /// The image that every pod's sandbox runs.
     pub pause: Image,
+    /// The images that its nodes have beside it.
+    pub images: Vec<Image>,
 }

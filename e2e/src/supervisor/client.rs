@@ -105,10 +105,16 @@ impl Control {
     /// It cannot be started or does not end in time.
     pub fn run<S: AsRef<str>>(&self, argv: &[S]) -> Result<Finished> {
         let argv: Vec<String> = argv.iter().map(|word| word.as_ref().to_owned()).collect();
-        let request = Request::Run { argv, patience_ms: millis(RUN_PATIENCE) };
+        let request = Request::Run {
+            argv,
+            patience_ms: millis(RUN_PATIENCE),
+        };
         match self.ask(&request)? {
             Answer::Finished(finished) => Ok(finished),
-            other => Err(Error::malformed("an answer of a supervisor", format!("{other:?}"))),
+            other => Err(Error::malformed(
+                "an answer of a supervisor",
+                format!("{other:?}"),
+            )),
         }
     }
 
@@ -137,7 +143,10 @@ impl Control {
     pub fn status(&self) -> Result<BTreeMap<String, ProcessState>> {
         match self.ask(&Request::Status)? {
             Answer::Status(status) => Ok(status),
-            other => Err(Error::malformed("an answer of a supervisor", format!("{other:?}"))),
+            other => Err(Error::malformed(
+                "an answer of a supervisor",
+                format!("{other:?}"),
+            )),
         }
     }
 
@@ -154,17 +163,21 @@ impl Control {
     }
 
     fn connect(&self) -> Result<UnixStream> {
-        UnixStream::connect(&self.socket).doing(|| format!("connecting to {}", self.socket.display()))
+        UnixStream::connect(&self.socket)
+            .doing(|| format!("connecting to {}", self.socket.display()))
     }
 
     fn ask(&self, request: &Request) -> Result<Answer> {
         let talk = || format!("talking over {}", self.socket.display());
         let mut stream = self.connect()?;
-        let text = serde_json::to_string(request).map_err(|error| Error::malformed("a request", error))?;
+        let text =
+            serde_json::to_string(request).map_err(|error| Error::malformed("a request", error))?;
         writeln!(stream, "{text}").doing(talk)?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).doing(talk)?;
-        match serde_json::from_str(&line).map_err(|error| Error::malformed("an answer of a supervisor", error))? {
+        match serde_json::from_str(&line)
+            .map_err(|error| Error::malformed("an answer of a supervisor", error))?
+        {
             Answer::Refused(reason) => Err(Error::Supervisor(reason)),
             answer => Ok(answer),
         }

@@ -12,7 +12,11 @@ pub(super) enum Request {
     /// Start a long-running process.
     Start(StartRequest),
     /// End a process: a signal first, SIGKILL after `patience_ms`.
-    Stop { name: String, signal: i32, patience_ms: u64 },
+    Stop {
+        name: String,
+        signal: i32,
+        patience_ms: u64,
+    },
     /// Run a command to its end.
     Run { argv: Vec<String>, patience_ms: u64 },
     /// Say what is running.

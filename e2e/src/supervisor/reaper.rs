@@ -52,7 +52,11 @@ impl Reaper {
                 return Some(status);
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            own = self.changed.wait_timeout(own, left).unwrap_or_else(PoisonError::into_inner).0;
+            own = self
+                .changed
+                .wait_timeout(own, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

@@ -111,38 +111,53 @@ impl Supervisor {
         let talk = || "talking over the control socket".to_owned();
         let mut writer = connection.try_clone().doing(talk)?;
         let mut line = String::new();
-        BufReader::new(connection).take(MAX_REQUEST_BYTES).read_line(&mut line).doing(talk)?;
+        BufReader::new(connection)
+            .take(MAX_REQUEST_BYTES)
+            .read_line(&mut line)
+            .doing(talk)?;
         let answer = match serde_json::from_str(&line) {
-            Ok(request) => self.answer(request).unwrap_or_else(|error| Answer::Refused(error.to_string())),
+            Ok(request) => self
+                .answer(request)
+                .unwrap_or_else(|error| Answer::Refused(error.to_string())),
             Err(error) => Answer::Refused(format!("not a request: {error}")),
         };
-        let text = serde_json::to_string(&answer).map_err(|error| Error::malformed("an answer", error))?;
+        let text =
+            serde_json::to_string(&answer).map_err(|error| Error::malformed("an answer", error))?;
         writeln!(writer, "{text}").doing(talk)
     }
 
     fn answer(&self, request: Request) -> Result<Answer> {
         match request {
             Request::Start(start) => self.start(&start).map(|()| Answer::Done),
-            Request::Stop { name, signal, patience_ms } => {
-                self.stop(&name, signal, Duration::from_millis(patience_ms)).map(|()| Answer::Done)
-            }
-            Request::Run { argv, patience_ms } => {
-                self.run(&argv, Duration::from_millis(patience_ms)).map(Answer::Finished)
-            }
+            Request::Stop {
+                name,
+                signal,
+                patience_ms,
+            } => self
+                .stop(&name, signal, Duration::from_millis(patience_ms))
+                .map(|()| Answer::Done),
+            Request::Run { argv, patience_ms } => self
+                .run(&argv, Duration::from_millis(patience_ms))
+                .map(Answer::Finished),
             Request::Status => Ok(Answer::Status(self.status())),
             Request::Shutdown => self.end(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (i32, PathBuf)>> {
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&self, start: &StartRequest) -> Result<()> {
         let mut processes = self.lock();
         if let Some((pid, _)) = processes.get(&start.name) {
             if self.reaper.exit_status(*pid).is_none() {
-                return Err(Error::Supervisor(format!("{} is running already", start.name)));
+                return Err(Error::Supervisor(format!(
+                    "{} is running already",
+                    start.name
+                )));
             }
             self.reaper.forget(*pid);
         }
@@ -153,9 +168,20 @@ impl Supervisor {
             .doing(|| format!("opening {}", start.log.display()))?;
         let errors = log.try_clone().doing(|| "duplicating a log".to_owned())?;
         let mut command = program(&start.argv)?;
-        command.envs(&start.env).stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
-        let child = self.reaper.spawn(&mut command).doing(|| format!("starting {}", start.name))?;
-        processes.insert(start.name.clone(), (child.id().cast_signed(), start.log.clone()));
+        command
+            .envs(&start.env)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0);
+        let child = self
+            .reaper
+            .spawn(&mut command)
+            .doing(|| format!("starting {}", start.name))?;
+        processes.insert(
+            start.name.clone(),
+            (child.id().cast_signed(), start.log.clone()),
+        );
         Ok(())
     }
 
@@ -173,7 +199,9 @@ impl Supervisor {
         if self.reaper.wait(pid, patience).is_none() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             if self.reaper.wait(pid, LAST_PATIENCE).is_none() {
-                return Err(Error::Supervisor(format!("{name} does not end, not even by SIGKILL")));
+                return Err(Error::Supervisor(format!(
+                    "{name} does not end, not even by SIGKILL"
+                )));
             }
         }
         Ok(())
@@ -182,9 +210,18 @@ impl Supervisor {
     fn run(&self, argv: &[String], patience: Duration) -> Result<Finished> {
         let mut command = program(argv)?;
         let (reader, writer) = io::pipe().doing(|| "making a pipe".to_owned())?;
-        let errors = writer.try_clone().doing(|| "duplicating a pipe".to_owned())?;
-        command.stdin(Stdio::null()).stdout(OwnedFd::from(writer)).stderr(OwnedFd::from(errors)).process_group(0);
-        let child = self.reaper.spawn(&mut command).doing(|| format!("starting {}", argv.join(" ")))?;
+        let errors = writer
+            .try_clone()
+            .doing(|| "duplicating a pipe".to_owned())?;
+        command
+            .stdin(Stdio::null())
+            .stdout(OwnedFd::from(writer))
+            .stderr(OwnedFd::from(errors))
+            .process_group(0);
+        let child = self
+            .reaper
+            .spawn(&mut command)
+            .doing(|| format!("starting {}", argv.join(" ")))?;
         // The command holds the writing end, and it must be the only one.
         drop(command);
         let output = thread::spawn(move || {
@@ -200,9 +237,15 @@ impl Supervisor {
         }
         self.reaper.forget(pid);
         let output = output.join().unwrap_or_default();
-        status.map(|status| Finished { status, output }).ok_or_else(|| {
-            Error::Supervisor(format!("`{}` did not end within {} s", argv.join(" "), patience.as_secs()))
-        })
+        status
+            .map(|status| Finished { status, output })
+            .ok_or_else(|| {
+                Error::Supervisor(format!(
+                    "`{}` did not end within {} s",
+                    argv.join(" "),
+                    patience.as_secs()
+                ))
+            })
     }
 
     fn status(&self) -> BTreeMap<String, ProcessState> {
@@ -210,7 +253,14 @@ impl Supervisor {
             .iter()
             .map(|(name, (pid, log))| {
                 let exit_status = self.reaper.exit_status(*pid);
-                (name.clone(), ProcessState { pid: *pid, exit_status, log: log.clone() })
+                (
+                    name.clone(),
+                    ProcessState {
+                        pid: *pid,
+                        exit_status,
+                        log: log.clone(),
+                    },
+                )
             })
             .collect()
     }
@@ -227,14 +277,18 @@ impl Supervisor {
                 thread::sleep(Duration::from_millis(20));
             }
         }
-        #[expect(clippy::exit, reason = "the end of the first process is the end of the namespace")]
+        #[expect(
+            clippy::exit,
+            reason = "the end of the first process is the end of the namespace"
+        )]
         std::process::exit(0);
     }
 }
 
 fn program(argv: &[String]) -> Result<Command> {
-    let (name, arguments) =
-        argv.split_first().ok_or_else(|| Error::Supervisor("there is no program to start".to_owned()))?;
+    let (name, arguments) = argv
+        .split_first()
+        .ok_or_else(|| Error::Supervisor("there is no program to start".to_owned()))?;
     let mut command = Command::new(name);
     command.args(arguments);
     // SAFETY: between fork and exec only a signal mask is set, by one system call.

@@ -2,9 +2,11 @@
 
 use std::{fs, path::Path};
 
+use creo_e2e::cluster::Cluster;
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{ApiResource, DynamicObject, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
     core::GroupVersionKind,
 };
 use serde::Deserialize;
@@ -35,7 +37,8 @@ fn api(client: &Client, object: &Value, namespace: &str) -> Api<DynamicObject> {
 }
 
 fn parse(value: &Value) -> DynamicObject {
-    let mut object: DynamicObject = serde_json::from_value(value.clone()).expect("a fixture is an object");
+    let mut object: DynamicObject =
+        serde_json::from_value(value.clone()).expect("a fixture is an object");
     object.metadata.namespace = None;
     object
 }
@@ -44,40 +47,75 @@ fn parse(value: &Value) -> DynamicObject {
 async fn every_bad_spec_is_refused_with_what_to_do_instead() {
     let hold = beside_others().await;
     let space = Space::restricted(&hold.client).await;
+    let client = as_the_operator(&hold.cluster).await;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bad-specs.yaml");
     let text = fs::read_to_string(path).expect("the fixtures are there");
     let specs: Vec<BadSpec> = serde_saphyr::from_str(&text).expect("the fixtures are good");
     assert!(specs.len() >= 20, "there are {}", specs.len());
-    let strict = PostParams { field_manager: Some("test".to_owned()), ..PostParams::default() };
+    let strict = PostParams {
+        field_manager: Some("test".to_owned()),
+        ..PostParams::default()
+    };
     let mut wrong = Vec::new();
     for spec in &specs {
-        let api = api(&hold.client, &spec.object, &space.name);
+        let api = api(&client, &spec.object, &space.name);
         let result = match &spec.base {
-            None => create_strictly(&hold.client, &api, &spec.object).await,
+            None => create_strictly(&client, &api, &spec.object).await,
             Some(base) => {
-                let created = api.create(&strict, &parse(base)).await.expect("the base is good");
+                let created = api
+                    .create(&strict, &parse(base))
+                    .await
+                    .expect("the base is good");
                 let mut changed = parse(&spec.object);
                 changed.metadata.resource_version = created.metadata.resource_version;
                 let name = changed.metadata.name.clone().expect("it has a name");
                 let result = api.replace(&name, &strict, &changed).await.map(drop);
-                api.delete(&name, &kube::api::DeleteParams::default()).await.expect("the base is removed");
+                api.delete(&name, &kube::api::DeleteParams::default())
+                    .await
+                    .expect("the base is removed");
                 result
             }
         };
         match result {
             Ok(()) => wrong.push(format!("{}: admitted, although {}", spec.name, spec.why)),
             Err(error) if !error.to_string().contains(&spec.message) => {
-                wrong.push(format!("{}: the answer lacks {:?}: {error}", spec.name, spec.message));
+                wrong.push(format!(
+                    "{}: the answer lacks {:?}: {error}",
+                    spec.name, spec.message
+                ));
             }
             Err(_) => {}
         }
     }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), specs.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        specs.len(),
+        wrong.join("\n")
+    );
     space.remove().await;
 }
 
+/// A client that may do everything, under the operator's name: nobody else may
+/// write Placements, and it is their schema that is asked for here.
+async fn as_the_operator(cluster: &Cluster) -> Client {
+    let file = Kubeconfig::read_from(cluster.kubeconfig()).expect("there is a kubeconfig");
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .expect("the kubeconfig is good");
+    config.auth_info.impersonate =
+        Some("system:serviceaccount:creo-system:creo-operator".to_owned());
+    config.auth_info.impersonate_groups = Some(vec!["system:masters".to_owned()]);
+    Client::try_from(config).expect("there is a client")
+}
+
 /// Creates as kubectl does: unknown fields are an error, not pruned.
-async fn create_strictly(client: &Client, api: &Api<DynamicObject>, object: &Value) -> kube::Result<()> {
+async fn create_strictly(
+    client: &Client,
+    api: &Api<DynamicObject>,
+    object: &Value,
+) -> kube::Result<()> {
     let body = serde_json::to_vec(&parse(object)).expect("it is JSON");
     let url = format!("{}?fieldValidation=Strict", api.resource_url());
     let request = http::Request::post(url)

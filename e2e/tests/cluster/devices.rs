@@ -31,7 +31,11 @@ print(json.dumps(found))
 type Found = BTreeMap<String, (String, String)>;
 
 fn results(found: &Found, folder: &str) -> Vec<String> {
-    found.iter().filter(|(path, _)| path.starts_with(folder)).map(|(_, (_, result))| result.clone()).collect()
+    found
+        .iter()
+        .filter(|(path, _)| path.starts_with(folder))
+        .map(|(_, (_, result))| result.clone())
+        .collect()
 }
 
 async fn run(space: &Space, name: &str, image: &str, gpus: u32, security: Value) -> Found {
@@ -58,17 +62,38 @@ async fn run(space: &Space, name: &str, image: &str, gpus: u32, security: Value)
     .expect("it is a pod");
     eventually(
         "the pod is created",
-        async || space.pods().create(&PostParams::default(), &pod).await.map_err(|error| error.to_string()),
+        async || {
+            space
+                .pods()
+                .create(&PostParams::default(), &pod)
+                .await
+                .map_err(|error| error.to_string())
+        },
         |_| true,
     )
     .await;
     eventually(
         "the pod has ended",
-        async || space.pods().get(name).await.map_err(|error| error.to_string()),
-        |pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded"),
+        async || {
+            space
+                .pods()
+                .get(name)
+                .await
+                .map_err(|error| error.to_string())
+        },
+        |pod| {
+            pod.status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref())
+                == Some("Succeeded")
+        },
     )
     .await;
-    let log = space.pods().logs(name, &LogParams::default()).await.expect("there is a log");
+    let log = space
+        .pods()
+        .logs(name, &LogParams::default())
+        .await
+        .expect("there is a log");
     serde_json::from_str(&log).expect("the log is what the script prints")
 }
 
@@ -76,20 +101,38 @@ async fn run(space: &Space, name: &str, image: &str, gpus: u32, security: Value)
 async fn a_container_opens_its_own_gpu_and_the_device_cgroup_refuses_every_other() {
     let hold = beside_others().await;
     let space = Space::privileged(&hold.client).await;
-    let image = hold.images.reference("creo-engine-llama-cpp").expect("the engine's image is built");
+    let image = hold
+        .images
+        .reference("creo-engine-llama-cpp")
+        .expect("the engine's image is built");
     let plain = json!({});
 
     let one = run(&space, "one-gpu", image, 1, plain.clone()).await;
-    assert_eq!(results(&one, "/dev/"), ["opens"], "its own, by its usual name: {one:?}");
-    let own = &one.iter().find(|(path, _)| path.starts_with("/dev/")).expect("it has one").1.0;
-    for (path, (number, result)) in one.iter().filter(|(path, _)| path.starts_with("/host-dev/")) {
+    assert_eq!(
+        results(&one, "/dev/"),
+        ["opens"],
+        "its own, by its usual name: {one:?}"
+    );
+    let own = &one
+        .iter()
+        .find(|(path, _)| path.starts_with("/dev/"))
+        .expect("it has one")
+        .1
+        .0;
+    for (path, (number, result)) in one
+        .iter()
+        .filter(|(path, _)| path.starts_with("/host-dev/"))
+    {
         let expected = if number == own { "opens" } else { "EPERM" };
         assert_eq!(result, expected, "{path} {number}, its own is {own}");
     }
     assert_eq!(results(&one, "/host-dev/").len(), 8);
 
     let none = run(&space, "no-gpu", image, 0, plain).await;
-    assert!(results(&none, "/dev/").is_empty(), "who asks for no GPU sees none: {none:?}");
+    assert!(
+        results(&none, "/dev/").is_empty(),
+        "who asks for no GPU sees none: {none:?}"
+    );
     assert_eq!(results(&none, "/host-dev/"), vec!["EPERM"; 8]);
 
     // Without the protection it looks like this; so the refusals above are its work.
@@ -108,12 +151,25 @@ async fn every_replica_has_one_gpu_of_its_own() {
     for pod in space.pods_of("chat").await {
         let name = pod.metadata.name.expect("a pod has a name");
         let mut kubectl = hold.cluster.command("kubectl").expect("there is kubectl");
-        kubectl.args(["--namespace", &space.name, "exec", &name, "--", "python3", "-c", OPEN_ALL]);
+        kubectl.args([
+            "--namespace",
+            &space.name,
+            "exec",
+            &name,
+            "--",
+            "python3",
+            "-c",
+            OPEN_ALL,
+        ]);
         let output = command::output(&mut kubectl).expect("the script runs in the replica");
-        let found: Found = serde_json::from_str(&output).expect("the output is what the script prints");
+        let found: Found =
+            serde_json::from_str(&output).expect("the output is what the script prints");
         assert_eq!(results(&found, "/dev/"), ["opens"], "{found:?}");
         let (number, _) = found.into_values().next().expect("it has one");
-        let node = pod.spec.and_then(|spec| spec.node_name).expect("it is on a node");
+        let node = pod
+            .spec
+            .and_then(|spec| spec.node_name)
+            .expect("it is on a node");
         let before = taken.insert((node, number), name.clone());
         assert_eq!(before, None, "{name} has a GPU that another replica has");
     }

@@ -23,11 +23,23 @@ async fn versions(client: &Client) -> BTreeMap<String, String> {
 
 async fn collect<K>(client: &Client, all: &mut BTreeMap<String, String>)
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + for<'de> serde::Deserialize<'de>,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + for<'de> serde::Deserialize<'de>,
 {
     let api: Api<K> = Api::all(client.clone());
-    for object in api.list(&ListParams::default()).await.expect("objects are listed") {
-        let name = format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
+    for object in api
+        .list(&ListParams::default())
+        .await
+        .expect("objects are listed")
+    {
+        let name = format!(
+            "{} {}/{}",
+            K::kind(&()),
+            object.namespace().unwrap_or_default(),
+            object.name_any()
+        );
         all.insert(name, object.resource_version().unwrap_or_default());
     }
 }
@@ -41,7 +53,10 @@ async fn nothing_is_written_in_the_minute_after_everything_is_ready() {
     // What comes right after Ready, such as a node's free capacity, may still be on its way.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = versions(&hold.client).await;
-    assert!(before.keys().any(|name| name.starts_with("Placement")), "{before:?}");
+    assert!(
+        before.keys().any(|name| name.starts_with("Placement")),
+        "{before:?}"
+    );
     tokio::time::sleep(QUIET).await;
     assert_eq!(versions(&hold.client).await, before);
     space.remove().await;

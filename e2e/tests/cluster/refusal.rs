@@ -18,12 +18,15 @@ async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_ap
     let created = space.apply_new(&wish).await;
     let refused = space
         .wait("large", "it is refused", |deployment| {
-            samples::condition(deployment, conditions::PLACED).is_some_and(|placed| placed.status == "False")
+            samples::condition(deployment, conditions::PLACED)
+                .is_some_and(|placed| placed.status == "False")
         })
         .await;
     let placed = samples::condition(&refused, conditions::PLACED).expect("it was waited for");
     assert!(
-        placed.message.contains("0/2 nodes fit: 2 have 24 GiB of GPU memory, 80 GiB needed"),
+        placed
+            .message
+            .contains("0/2 nodes fit: 2 have 24 GiB of GPU memory, 80 GiB needed"),
         "{}",
         placed.message
     );
@@ -33,24 +36,46 @@ async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_ap
     space.deploy("small", 1).await;
     space.wait_ready("small").await;
 
-    let node = hold.cluster.add_node(1, "a100-80gb").expect("a node is added");
-    hold.cluster.import_images(hold.images).expect("the images are imported");
+    let node = hold
+        .cluster
+        .add_node(1, "a100-80gb")
+        .expect("a node is added");
     let placed = space.wait_ready("large").await;
-    assert_eq!(placed.metadata.generation, created.metadata.generation, "nobody touched it");
+    assert_eq!(
+        placed.metadata.generation, created.metadata.generation,
+        "nobody touched it"
+    );
     assert!(
-        space.list_placements().await.iter().any(|placement| placement.spec.terms.node == node.name()),
+        space
+            .list_placements()
+            .await
+            .iter()
+            .any(|placement| placement.spec.terms.node == node.name()),
         "it is on the new node"
     );
 
     space.remove().await;
-    hold.cluster.power_cut(node.name()).expect("the node is switched off");
+    hold.cluster
+        .power_cut(node.name())
+        .expect("the node is switched off");
     let nodes: Api<Node> = Api::all(hold.client.clone());
-    nodes.delete(node.name(), &DeleteParams::default()).await.expect("the node is removed");
+    nodes
+        .delete(node.name(), &DeleteParams::default())
+        .await
+        .expect("the node is removed");
     let creo_nodes: Api<creo_api::CreoNode> = Api::all(hold.client.clone());
-    creo_nodes.delete(node.name(), &DeleteParams::default()).await.expect("the offer is removed");
+    creo_nodes
+        .delete(node.name(), &DeleteParams::default())
+        .await
+        .expect("the offer is removed");
     eventually(
         "the offer is gone",
-        async || creo_nodes.get_opt(node.name()).await.map_err(|error| error.to_string()),
+        async || {
+            creo_nodes
+                .get_opt(node.name())
+                .await
+                .map_err(|error| error.to_string())
+        },
         Option::is_none,
     )
     .await;

@@ -61,7 +61,12 @@ async fn hold<G>(gate: G) -> Hold<G> {
     let shared = CLUSTER.get_or_init(start).await;
     let cluster = Cluster::open(&shared.cluster.record().name).expect("the cluster runs");
     let client = cluster.client().await.expect("there is a client");
-    Hold { cluster, images: &shared.images, client, _gate: gate }
+    Hold {
+        cluster,
+        images: &shared.images,
+        client,
+        _gate: gate,
+    }
 }
 
 async fn start() -> Shared {
@@ -78,9 +83,14 @@ async fn start() -> Shared {
         tuning: Tuning::default(),
     };
     let images = ImageSet::build(&progress).expect("the images are built");
-    let cluster = Cluster::start(&spec, &progress).await.expect("the cluster starts");
-    cluster.import_images(&images).expect("the images are imported");
-    installation::install(&cluster, &installation::chart(), &images, &[]).expect("the chart is installed");
+    let mut cluster = Cluster::start(&spec, &progress)
+        .await
+        .expect("the cluster starts");
+    cluster
+        .import_images(&images)
+        .expect("the images are imported");
+    installation::install(&cluster, &installation::chart(), &images, &[])
+        .expect("the chart is installed");
     Shared { cluster, images }
 }
 
@@ -112,7 +122,10 @@ impl Space {
             .create(&PostParams::default(), &namespace)
             .await
             .expect("the namespace is created");
-        Self { name, client: client.clone() }
+        Self {
+            name,
+            client: client.clone(),
+        }
     }
 
     pub fn deployments(&self) -> Api<AgentDeployment> {
@@ -139,7 +152,10 @@ impl Space {
     }
 
     pub async fn apply_new(&self, wish: &AgentDeployment) -> AgentDeployment {
-        self.deployments().create(&PostParams::default(), wish).await.expect("the deployment is admitted")
+        self.deployments()
+            .create(&PostParams::default(), wish)
+            .await
+            .expect("the deployment is admitted")
     }
 
     /// Waits until a deployment fulfils a condition; the panic shows the last status.
@@ -159,17 +175,27 @@ impl Space {
     }
 
     pub async fn wait_ready(&self, name: &str) -> AgentDeployment {
-        self.wait(name, "the deployment is ready", |deployment| samples::is_ready(Some(deployment))).await
+        self.wait(name, "the deployment is ready", |deployment| {
+            samples::is_ready(Some(deployment))
+        })
+        .await
     }
 
     pub async fn list_placements(&self) -> Vec<Placement> {
-        self.placements().list(&ListParams::default()).await.expect("placements are listed").items
+        self.placements()
+            .list(&ListParams::default())
+            .await
+            .expect("placements are listed")
+            .items
     }
 
     /// The pods of a deployment that are not on their way out.
     pub async fn pods_of(&self, deployment: &str) -> Vec<Pod> {
         let selector = labels::selector_text(&labels::selector(deployment));
-        let list = self.pods().list(&ListParams::default().labels(&selector)).await;
+        let list = self
+            .pods()
+            .list(&ListParams::default().labels(&selector))
+            .await;
         list.expect("pods are listed")
             .items
             .into_iter()
@@ -180,10 +206,16 @@ impl Space {
     /// Removes the namespace, and waits until it is gone with its GPUs free.
     pub async fn remove(self) {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        api.delete(&self.name, &DeleteParams::default()).await.expect("the namespace is deleted");
+        api.delete(&self.name, &DeleteParams::default())
+            .await
+            .expect("the namespace is deleted");
         eventually(
             "the namespace is gone",
-            async || api.get_opt(&self.name).await.map_err(|error| error.to_string()),
+            async || {
+                api.get_opt(&self.name)
+                    .await
+                    .map_err(|error| error.to_string())
+            },
             Option::is_none,
         )
         .await;
@@ -204,7 +236,10 @@ pub async fn eventually<T: Debug>(
         {
             return seen.expect("it was looked at");
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; last seen: {seen:#?}");
+        assert!(
+            Instant::now() < deadline,
+            "not within {PATIENCE:?}: {what}; last seen: {seen:#?}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
