@@ -66,12 +66,12 @@ mod tests {
     #[test]
     fn one_file_is_written_for_each_kind() {
         let folder = tempfile::tempdir().unwrap();
-        let output_dir = Some(folder.path().join("crds"));
+        let output_dir = folder.path().join("crds");
         run(&CrdsArgs {
-            output_dir: output_dir.clone(),
+            output_dir: Some(output_dir.clone()),
         })
         .unwrap();
-        let files = std::fs::read_dir(output_dir.unwrap()).unwrap().count();
+        let files = std::fs::read_dir(output_dir).unwrap().count();
         assert_eq!(files, creo_api::crds().len());
     }
 

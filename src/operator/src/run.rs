@@ -268,7 +268,7 @@ impl Operator {
         stop: &CancellationToken,
     ) {
         let (caches, fleet) = (&self.caches, &self.caches.fleet);
-        let watcher = Watcher {
+        let start = Watcher {
             operator: self,
             readiness,
             watches,
@@ -278,12 +278,12 @@ impl Operator {
         let ours = any
             .clone()
             .labels(&format!("{}={}", labels::MANAGED_BY, labels::CREO));
-        watcher.watch("agentdeployments", &caches.deployments, any.clone());
-        watcher.watch("creonodes", &fleet.creo_nodes, any.clone());
-        watcher.watch("placements", &fleet.placements, any.clone());
-        watcher.watch("nodes", &fleet.nodes, any.clone());
-        watcher.watch("pods", &fleet.pods, any);
-        watcher.watch("services", &caches.services, ours);
+        start.watch("agentdeployments", &caches.deployments, any.clone());
+        start.watch("creonodes", &fleet.creo_nodes, any.clone());
+        start.watch("placements", &fleet.placements, any.clone());
+        start.watch("nodes", &fleet.nodes, any.clone());
+        start.watch("pods", &fleet.pods, any);
+        start.watch("services", &caches.services, ours);
         caches.deployments.wait_until_ready().await;
         caches.services.wait_until_ready().await;
         fleet.creo_nodes.wait_until_ready().await;

@@ -11,6 +11,7 @@ use crate::base::cache::Change;
 use crate::base::queue::Queue;
 use crate::base::slim::{Amounts, Node, Pod, Service};
 use crate::base::{Cache, Key};
+use crate::deployment::leaving::{deployment_of_pod, found_by};
 use crate::deployment::{WaitingForCapacity, owner_of_placement, owner_of_service};
 use crate::fleet::usage::{holds_its_place, node_of_live_pod};
 use crate::fleet::{Fleet, source_of};
@@ -36,13 +37,20 @@ impl Caches {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            deployments: Cache::new(|_| None),
-            services: Cache::new(owner_of_service),
+            deployments: Cache::new(|_| Vec::new()),
+            services: Cache::new(|service| owner_of_service(service).into_iter().collect()),
             fleet: Fleet {
-                creo_nodes: Cache::new(source_of),
-                nodes: Cache::new(|_| None),
-                pods: Cache::new(owner_of_pod),
-                placements: Cache::new(owner_of_placement),
+                creo_nodes: Cache::new(|creo_node| vec![source_of(creo_node)]),
+                nodes: Cache::new(|_| Vec::new()),
+                pods: Cache::new(|pod| {
+                    owner_of_pod(pod)
+                        .into_iter()
+                        .chain(deployment_of_pod(pod))
+                        .collect()
+                }),
+                placements: Cache::new(|placement| {
+                    owner_of_placement(placement).into_iter().collect()
+                }),
             },
         }
     }
@@ -88,9 +96,9 @@ pub fn connect(caches: &Caches, queues: &Queues) {
     let to = queues.clone();
     caches.services.subscribe(move |change| {
         for service in both(change) {
-            owner_of_service(service)
-                .into_iter()
-                .for_each(|key| to.deployments.add(key));
+            if let Some(key) = owner_of_service(service) {
+                to.deployments.add(key);
+            }
         }
     });
     let to = queues.clone();
@@ -123,9 +131,9 @@ fn both<K>(change: &Change<K>) -> impl Iterator<Item = &K> {
 fn placement_changed(queues: &Queues, change: &Change<Placement>) {
     for placement in both(change) {
         queues.placements.add(Key::of(placement));
-        owner_of_placement(placement)
-            .into_iter()
-            .for_each(|key| queues.deployments.add(key));
+        if let Some(key) = owner_of_placement(placement) {
+            queues.deployments.add(key);
+        }
     }
     let holds =
         |placement: Option<&Arc<Placement>>| placement.is_some_and(|one| holds_its_place(one));
@@ -150,11 +158,18 @@ fn used(pod: Option<&Arc<Pod>>) -> Option<(&str, &Amounts)> {
 
 fn pod_changed(queues: &Queues, change: &Change<Pod>) {
     for pod in both(change) {
-        owner_of_pod(pod)
-            .into_iter()
-            .for_each(|key| queues.placements.add(key));
+        if let Some(key) = owner_of_pod(pod) {
+            queues.placements.add(key);
+        }
     }
     let (before, after) = (used(change.before.as_ref()), used(change.after.as_ref()));
+    let lives = |pod: &Option<Arc<Pod>>| pod.as_ref().is_some_and(|pod| !pod.has_ended());
+    if lives(&change.before) && !lives(&change.after) {
+        // The last pod of a Placement that is gone already makes room for the next replica.
+        if let Some(key) = change.before.as_deref().and_then(found_by) {
+            queues.deployments.add(key);
+        }
+    }
     if before != after {
         for (node, _) in before.iter().chain(&after) {
             queues.nodes.add(Key::cluster(*node));
@@ -167,9 +182,7 @@ fn pod_changed(queues: &Queues, change: &Change<Pod>) {
 
 fn creo_node_changed(queues: &Queues, change: &Change<CreoNode>) {
     for creo_node in both(change) {
-        source_of(creo_node)
-            .into_iter()
-            .for_each(|key| queues.nodes.add(key));
+        queues.nodes.add(source_of(creo_node));
     }
     let offered = |creo_node: &Option<Arc<CreoNode>>| {
         creo_node.as_ref().map(|one| {

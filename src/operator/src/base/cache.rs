@@ -24,7 +24,7 @@ use super::backoff::Backoff;
 use super::{Key, Publisher};
 
 /// How long an own write may wait for its watch event before a new list outweighs it.
-const OWN_WRITE_TRUSTED: Duration = Duration::from_secs(60);
+const OWN_WRITE_TRUSTED: Duration = Duration::from_mins(1);
 
 /// How long a watch that failed waits before it starts again.
 const WATCH_BACKOFF: Backoff = Backoff {
@@ -50,7 +50,7 @@ impl<K> Change<K> {
 }
 
 type Subscriber<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
-type IndexOf<K> = fn(&K) -> Option<Key>;
+type IndexOf<K> = fn(&K) -> Vec<Key>;
 
 /// The local copy of one kind.
 pub struct Cache<K> {
@@ -85,7 +85,7 @@ fn version<K: Resource>(object: &K) -> u64 {
 }
 
 impl<K: Resource + Clone + 'static> Cache<K> {
-    /// An empty cache; `index_of` names what [`Cache::indexed`] finds an object by.
+    /// An empty cache; `index_of` names everything that [`Cache::indexed`] finds an object by.
     #[must_use]
     pub fn new(index_of: IndexOf<K>) -> Arc<Self> {
         Arc::new(Self {
@@ -135,7 +135,7 @@ impl<K: Resource + Clone + 'static> Cache<K> {
         self.read().objects.keys().cloned().collect()
     }
 
-    /// The objects whose index is `index`, by key.
+    /// The objects that are found by `index`, in the order of their keys.
     #[must_use]
     pub fn indexed(&self, index: &Key) -> Vec<Arc<K>> {
         let inner = self.read();
@@ -273,7 +273,7 @@ impl<K: Resource + Clone + 'static> Cache<K> {
             }
         }
         let before = self.unlink(inner, &key);
-        if let Some(index) = (self.index_of)(&object) {
+        for index in (self.index_of)(&object) {
             inner.by_index.entry(index).or_default().insert(key.clone());
         }
         inner.objects.insert(
@@ -298,12 +298,12 @@ impl<K: Resource + Clone + 'static> Cache<K> {
 
     fn unlink(&self, inner: &mut Inner<K>, key: &Key) -> Option<Arc<K>> {
         let entry = inner.objects.remove(key)?;
-        if let Some(index) = (self.index_of)(&entry.object)
-            && let Some(keys) = inner.by_index.get_mut(&index)
-        {
-            keys.remove(key);
-            if keys.is_empty() {
-                inner.by_index.remove(&index);
+        for index in (self.index_of)(&entry.object) {
+            if let Some(keys) = inner.by_index.get_mut(&index) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    inner.by_index.remove(&index);
+                }
             }
         }
         Some(entry.object)
@@ -446,7 +446,14 @@ mod tests {
     }
 
     fn cache() -> Arc<Cache<ConfigMap>> {
-        Cache::new(|object| object.labels().get("of").map(Key::cluster))
+        Cache::new(|object| {
+            object
+                .labels()
+                .get("of")
+                .map(Key::cluster)
+                .into_iter()
+                .collect()
+        })
     }
 
     fn held(cache: &Cache<ConfigMap>, name: &str) -> Option<u64> {

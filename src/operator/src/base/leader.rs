@@ -209,10 +209,10 @@ impl Candidate {
         match tokio::time::timeout(limit, put).await {
             Ok(Ok(_)) => tracing::info!(lease = self.name, "released the lease"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the lease was not released and expires by itself")
+                tracing::warn!(%error, "the lease was not released and expires by itself");
             }
             Err(_elapsed) => {
-                tracing::warn!("the lease was not released in time and expires by itself")
+                tracing::warn!("the lease was not released in time and expires by itself");
             }
         }
     }

@@ -240,7 +240,7 @@ mod tests {
                 }
             }
             for k in running { state.done(&k); }
-            now += Duration::from_secs(3600);
+            now += Duration::from_hours(1);
             while let Some(k) = state.pop(now) { wanted.remove(&k); state.done(&k); }
             prop_assert!(wanted.is_empty(), "{wanted:?}");
             prop_assert_eq!(state.depths(), (0, 0, 0));

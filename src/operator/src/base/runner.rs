@@ -18,7 +18,7 @@ use super::{Class, Key, Publisher, ReconcileError, Report};
 /// How long an object waits after a failure that may pass.
 pub const TRANSIENT: Backoff = Backoff {
     first: Duration::from_millis(500),
-    ceiling: Duration::from_secs(60),
+    ceiling: Duration::from_mins(1),
 };
 
 /// How long an object waits after somebody else wrote in between: the watch tells it within

@@ -1,5 +1,5 @@
-//! Carries a plan out. The order: first what takes away, then what changes, then what adds, so
-//! that at no moment there are more replicas than wanted.
+//! Carries a plan out: first what takes away, then what adds, then what changes. At no moment
+//! there are more replicas than wanted, as the plan counts those that are on their way out.
 
 use std::sync::Arc;
 
@@ -84,6 +84,38 @@ impl Deployments {
             self.withdraw(placement).await?;
             done.wrote = true;
         }
+        let decision = place(
+            &self.fleet,
+            &self.reservations,
+            deployment,
+            valid,
+            placements,
+            plan,
+        );
+        let created = !decision.create.is_empty();
+        done.wrote |= created;
+        self.create_all(deployment, decision.create).await?;
+        if let Some(refusal) = decision.refusal {
+            done.obstacle = Some(Obstacle::NoNode(refusal.to_string()));
+        }
+        if !created {
+            self.roll(deployment, valid, placements, plan, &mut done)
+                .await?;
+        }
+        Ok(done)
+    }
+
+    /// Changes one replica. Not beside a new one, which has to show first that what is wanted
+    /// works.
+    async fn roll(
+        &self,
+        deployment: &AgentDeployment,
+        valid: &Valid,
+        placements: &[Arc<Placement>],
+        plan: &Plan,
+        done: &mut Applied,
+    ) -> Result<(), ReconcileError> {
+        let find = |name: &str| placements.iter().find(|one| one.name_any() == name);
         match &plan.rule.roll {
             Some(Roll::Update { name }) => {
                 if let Some(placement) = find(name) {
@@ -93,26 +125,14 @@ impl Deployments {
             }
             Some(Roll::Replace { name }) => {
                 if let Some(placement) = find(name) {
-                    done.obstacle = self.replace(valid, placements, plan, placement).await?;
-                    done.wrote |= done.obstacle.is_none();
+                    let obstacle = self.replace(valid, placements, plan, placement).await?;
+                    done.wrote |= obstacle.is_none();
+                    done.obstacle = done.obstacle.take().or(obstacle);
                 }
             }
             None => {}
         }
-        let decision = place(
-            &self.fleet,
-            &self.reservations,
-            deployment,
-            valid,
-            placements,
-            plan,
-        );
-        done.wrote |= !decision.create.is_empty();
-        self.create_all(deployment, decision.create).await?;
-        if let Some(refusal) = decision.refusal {
-            done.obstacle = Some(Obstacle::NoNode(refusal.to_string()));
-        }
-        Ok(done)
+        Ok(())
     }
 
     async fn create_all(

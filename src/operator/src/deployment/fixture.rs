@@ -9,7 +9,7 @@ use crate::engine::{EngineProfile, Engines};
 use crate::settings::{HubOffer, Settings};
 
 /// A deployment of two replicas; `change` replaces parts of its specification.
-pub fn deployment(change: serde_json::Value) -> AgentDeployment {
+pub(crate) fn deployment(change: serde_json::Value) -> AgentDeployment {
     let mut spec = serde_json::json!({
         "model": {"name": "tiny", "image": {"reference": "creo-model-tiny"}, "path": "model.gguf"},
         "engine": {"profile": "tiny"},
@@ -31,7 +31,7 @@ pub fn deployment(change: serde_json::Value) -> AgentDeployment {
 }
 
 /// One engine, called tiny.
-pub fn engines() -> Engines {
+pub(crate) fn engines() -> Engines {
     let tiny: EngineProfile = serde_json::from_value(serde_json::json!({
         "name": "tiny", "description": "for tests", "image": {"reference": "creo-engine-tiny"},
         "command": ["/engine"], "args": ["--model=$(CREO_MODEL_PATH)"],
@@ -43,7 +43,7 @@ pub fn engines() -> Engines {
 }
 
 /// Settings as an installation has them.
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         images: OwnImages {
             registry: "registry.example.com/creo".to_owned(),

@@ -13,13 +13,14 @@
 
 pub mod apply;
 pub mod build;
+pub mod leaving;
 pub mod place;
 pub mod plan;
 pub mod status;
 pub mod validate;
 
 #[cfg(test)]
-pub mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
@@ -210,7 +211,8 @@ impl Deployments {
             let node = self.fleet.creo_nodes.get(&Key::cluster(node))?;
             Some(node.spec.offer.region.clone())
         };
-        let plan = plan(&valid, &placements, region_of, now);
+        let leaving = leaving::leaving(deployment, &self.fleet);
+        let plan = plan(&valid, &placements, leaving, region_of, now);
         let mut applied = self.apply(deployment, &valid, &placements, &plan).await?;
         applied.wrote |= service;
         Ok(Worked {

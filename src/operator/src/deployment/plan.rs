@@ -49,11 +49,13 @@ pub fn answers(placement: &Placement) -> bool {
     })
 }
 
-/// Decides; `region_of` says where a CreoNode is, if it is known.
+/// Decides. `leaving` are those of which only a pod is left; `region_of` says where a CreoNode
+/// is, if it is known.
 #[must_use]
 pub fn plan(
     valid: &Valid,
     placements: &[Arc<Placement>],
+    leaving: Vec<Replica>,
     region_of: impl Fn(&str) -> Option<String>,
     now: Timestamp,
 ) -> Plan {
@@ -70,6 +72,7 @@ pub fn plan(
                 .any(|(kept, _)| Arc::ptr_eq(kept, placement))
         })
         .map(|placement| replica(valid, placement, &region_of))
+        .chain(leaving)
         .collect();
     let mut rule = replicas::plan(&valid.wanted, &replicas);
     // A lost replica may still serve whom it can reach, and comes back when its node answers:

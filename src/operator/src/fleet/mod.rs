@@ -33,8 +33,8 @@ pub struct Fleet {
 
 /// The Kubernetes node that a CreoNode offers, for the CreoNodes' index.
 #[must_use]
-pub fn source_of(creo_node: &CreoNode) -> Option<Key> {
-    Some(Key::cluster(creo_node.spec.source.kubernetes_node.clone()))
+pub fn source_of(creo_node: &CreoNode) -> Key {
+    Key::cluster(creo_node.spec.source.kubernetes_node.clone())
 }
 
 /// Of several CreoNodes that offer the same Kubernetes node only the oldest counts: the GPUs are

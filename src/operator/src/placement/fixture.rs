@@ -3,7 +3,7 @@
 use creo_api::Placement;
 
 /// A Placement as the API server would answer with it.
-pub fn placement() -> Placement {
+pub(crate) fn placement() -> Placement {
     serde_json::from_value(serde_json::json!({
         "apiVersion": "creo.cloud/v1alpha1",
         "kind": "Placement",

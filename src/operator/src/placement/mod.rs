@@ -18,7 +18,7 @@ pub mod plan;
 pub mod status;
 
 #[cfg(test)]
-pub mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 

@@ -154,7 +154,7 @@ impl Planner<'_> {
             .skip(1)
             .find(|pod| !pod.is_deleting())
         {
-            let mut plan = self.settled(self.of_pod(current));
+            let mut plan = Self::settled(self.of_pod(current));
             plan.step = Step::Delete {
                 pod: Arc::clone(older),
             };
@@ -174,11 +174,16 @@ impl Planner<'_> {
                 "nothing is heard of node {}; the pod may still serve there, and is asked again when the node answers",
                 self.seen.placement.spec.workload.kubernetes_node
             );
-            return self.settled(self.view(Phase::Lost, "NodeUnseen", message, Some(pod.as_ref())));
+            return Self::settled(self.view(
+                Phase::Lost,
+                "NodeUnseen",
+                message,
+                Some(pod.as_ref()),
+            ));
         }
         if pod.is_deleting() {
             let message = format!("pod {} is ending", pod.name_any());
-            return self.settled(self.view(
+            return Self::settled(self.view(
                 Phase::Pending,
                 "Stopping",
                 message,
@@ -194,13 +199,13 @@ impl Planner<'_> {
                 step: Step::Delete {
                     pod: Arc::clone(pod),
                 },
-                ..self.settled(self.view(Phase::Pending, "Replacing", message, Some(pod.as_ref())))
+                ..Self::settled(self.view(Phase::Pending, "Replacing", message, Some(pod.as_ref())))
             };
         }
         if !bound && let Some(plan) = self.refused_by_the_scheduler(pod) {
             return plan;
         }
-        self.settled(self.of_pod(pod))
+        Self::settled(self.of_pod(pod))
     }
 
     /// There is no pod: make one, when its time has come.
@@ -209,7 +214,7 @@ impl Planner<'_> {
             let view = self.as_before(Phase::Failed, None);
             return Plan {
                 again_after: Some(wait),
-                ..self.settled(view)
+                ..Self::settled(view)
             };
         }
         if self.has_vanished() {
@@ -228,7 +233,7 @@ impl Planner<'_> {
         }
         Plan {
             step: Step::Create { attempt },
-            ..self.settled(view)
+            ..Self::settled(view)
         }
     }
 
@@ -256,7 +261,7 @@ impl Planner<'_> {
             let (word, why) = why_it_ended(pod);
             return self.note_failure(attempt, &word, &why, Some(pod));
         }
-        let plan = self.settled(self.as_before(Phase::Failed, Some(pod)));
+        let plan = Self::settled(self.as_before(Phase::Failed, Some(pod)));
         match self.wait_for_next_attempt() {
             Some(wait) => Plan {
                 again_after: Some(wait),
@@ -287,7 +292,7 @@ impl Planner<'_> {
         view.next_attempt_after = Some(self.now + delay);
         Plan {
             again_after: Some(delay),
-            ..self.settled(view)
+            ..Self::settled(view)
         }
     }
 
@@ -309,7 +314,7 @@ impl Planner<'_> {
                 "the scheduler could not bind the pod to node {node} for {} s: {why}",
                 self.unschedulable_timeout.as_secs()
             );
-            return Some(self.settled(self.view(
+            return Some(Self::settled(self.view(
                 Phase::Withdrawn,
                 "Unschedulable",
                 message,
@@ -319,7 +324,7 @@ impl Planner<'_> {
         let message = format!("the scheduler cannot bind the pod to node {node} yet: {why}");
         Some(Plan {
             again_after: Some(self.unschedulable_timeout.saturating_sub(waited)),
-            ..self.settled(self.view(Phase::Pending, "Unschedulable", message, Some(pod.as_ref())))
+            ..Self::settled(self.view(Phase::Pending, "Unschedulable", message, Some(pod.as_ref())))
         })
     }
 
@@ -329,7 +334,7 @@ impl Planner<'_> {
             "node {} does not exist any more",
             self.seen.placement.spec.workload.kubernetes_node
         );
-        self.settled(self.view(Phase::Ended, "NodeGone", message, self.last_pod()))
+        Self::settled(self.view(Phase::Ended, "NodeGone", message, self.last_pod()))
     }
 
     /// Nothing is to run any more: the pods go one after the other.
@@ -351,7 +356,7 @@ impl Planner<'_> {
             step: next.map_or(Step::Nothing, |pod| Step::Delete {
                 pod: Arc::clone(pod),
             }),
-            ..self.settled(view)
+            ..Self::settled(view)
         }
     }
 
@@ -430,7 +435,7 @@ impl Planner<'_> {
         view
     }
 
-    fn settled(&self, view: View) -> Plan {
+    fn settled(view: View) -> Plan {
         Plan {
             step: Step::Nothing,
             view,

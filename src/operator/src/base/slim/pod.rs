@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn requests(spec: serde_json::Value) -> Amounts {
+    fn requests(spec: &serde_json::Value) -> Amounts {
         serde_json::from_value::<Pod>(json!({"metadata": {"name": "p"}, "spec": spec}))
             .unwrap()
             .spec
@@ -256,7 +256,7 @@ mod tests {
             ),
         ];
         for (what, spec, (cpu_milli, gpus)) in cases {
-            let requests = requests(spec);
+            let requests = requests(&spec);
             assert_eq!(
                 (requests.cpu_milli, requests.of("creo.cloud/gpu")),
                 (cpu_milli, gpus),

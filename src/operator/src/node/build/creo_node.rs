@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::deployment::fixture;
 
-    fn node(capacity: serde_json::Value) -> Node {
+    fn node(capacity: &serde_json::Value) -> Node {
         serde_json::from_value(serde_json::json!({
             "metadata": {"name": "machine-1"}, "status": {"capacity": capacity},
         }))
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_hub_node_becomes_this_creo_node() {
-        let node = node(serde_json::json!({"creo.cloud/gpu": "1"}));
+        let node = node(&serde_json::json!({"creo.cloud/gpu": "1"}));
         insta::assert_yaml_snapshot!(creo_node(&node, &fixture::settings().hub_offer));
     }
 
@@ -80,7 +80,7 @@ mod tests {
             (serde_json::json!({"nvidia.com/gpu": "8"}), false),
             (serde_json::json!({"cpu": "8"}), false),
         ] {
-            assert_eq!(has_gpus(&node(capacity.clone())), expected, "{capacity}");
+            assert_eq!(has_gpus(&node(&capacity)), expected, "{capacity}");
         }
     }
 }

@@ -12,9 +12,10 @@ use creo_api::placement::{MODEL_MOUNT_PATH, Placement, Workload};
 use creo_market::placement::{Effect, Operator, standing_tolerations};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
-    ImageVolumeSource, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod,
-    PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
-    Toleration, Volume, VolumeMount,
+    ImageVolumeSource, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector,
+    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSecurityContext, PodSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecurityContext, SleepAction, Toleration, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -38,7 +39,10 @@ const PROBE_TIMEOUT_SECONDS: i32 = 5;
 /// How often a starting engine is asked, so that loading ends at most this late.
 const STARTUP_PERIOD_SECONDS: i32 = 1;
 
-/// A started engine is restarted after this many minutes of silence, at ten seconds a probe.
+/// How long a pod that is to end still answers, so that those who route to it hear of it first.
+const STILL_ANSWERS_SECONDS: i64 = 2;
+
+/// A started engine that answers no probe for two minutes has failed.
 const LIVENESS_PERIOD_SECONDS: i32 = 10;
 const LIVENESS_FAILURES: i32 = 12;
 
@@ -191,6 +195,15 @@ fn container(placement: &Placement) -> Container {
             container_port: workload.port,
             ..ContainerPort::default()
         }]),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction {
+                    seconds: STILL_ANSWERS_SECONDS,
+                }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
         resources: Some(resources(placement)),
         startup_probe: Some(Probe {
             period_seconds: Some(STARTUP_PERIOD_SECONDS),
