@@ -199,7 +199,7 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
         Verb::Cluster(verb) => return cluster_verb(name, verb).await,
         Verb::Node(verb) => node_verb(&name, verb).await?,
         Verb::Kubelet(KubeletVerb::Restart { node }) => {
-            Cluster::open(&name)?.restart_kubelet(&node)?
+            Cluster::open(&name)?.restart_kubelet(&node)?;
         }
         Verb::Apiserver(RestartVerb::Restart) => Cluster::open(&name)?.restart_api_server()?,
         Verb::Etcd(EtcdVerb::Kill) => Cluster::open(&name)?.kill_etcd()?,
@@ -210,8 +210,8 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
                 .map_err(|error| Error::Usage(format!("gpu fault: {error}")))?;
             Cluster::open(&name)?.gpu_fault(&node, index, &fault)?;
         }
-        Verb::Demo { gpus } => print(&demo::run(&name, gpus, this_program()?).await?)?,
-        Verb::Bench(arguments) => bench::run(&arguments, this_program()?).await?,
+        Verb::Demo { gpus } => print(&Box::pin(demo::run(&name, gpus, this_program()?)).await?)?,
+        Verb::Bench(arguments) => Box::pin(bench::run(&arguments, this_program()?)).await?,
         Verb::Prove(arguments) => return prove_verb(&arguments).await,
         Verb::Components => {
             components::ensure(&components::CLUSTER, &Progress::stderr())?;

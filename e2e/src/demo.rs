@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long the sample may take to answer.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 const QUESTION: &str = "What runs where?";
 
 /// Runs the demo on the cluster `name`, which is started where it is not

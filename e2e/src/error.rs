@@ -1,7 +1,7 @@
 //! What can go wrong while a local cluster is built, started or used.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -115,7 +115,7 @@ impl Error {
     }
 
     /// Says of a file or an answer that it is not as it should be.
-    pub fn malformed(what: impl Into<String>, problem: impl ToString) -> Self {
+    pub fn malformed(what: impl Into<String>, problem: impl fmt::Display) -> Self {
         Self::Malformed {
             what: what.into(),
             problem: problem.to_string(),

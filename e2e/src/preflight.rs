@@ -109,7 +109,7 @@ fn inotify_instances_in_use() -> usize {
     processes
         .flatten()
         .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
-        .flat_map(|descriptors| descriptors.flatten())
+        .flat_map(Iterator::flatten)
         .filter(|descriptor| {
             fs::read_link(descriptor.path())
                 .is_ok_and(|target| target.as_os_str() == "anon_inode:inotify")

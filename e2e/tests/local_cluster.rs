@@ -1,5 +1,12 @@
 //! The local cluster itself: it starts, takes faults, and leaves nothing behind.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends by a panic"
+)]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -142,7 +149,7 @@ async fn run_a_pod(kubeconfig: &Path, name: &str) {
     }))
     .expect("it is a pod");
     let pods: Api<Pod> = Api::namespaced(client, "default");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     // A new namespace has its service account a moment after itself.
     while let Err(error) = pods.create(&PostParams::default(), &pod).await {
         assert!(Instant::now() < deadline, "the pod is not created: {error}");
@@ -153,7 +160,7 @@ async fn run_a_pod(kubeconfig: &Path, name: &str) {
         name,
         kube::runtime::wait::conditions::is_pod_running(),
     );
-    tokio::time::timeout(Duration::from_secs(60), running)
+    tokio::time::timeout(Duration::from_mins(1), running)
         .await
         .expect("the pod runs in time")
         .expect("the pod is watched");
@@ -381,7 +388,7 @@ fn mistakes_are_answered_with_what_to_do() {
 }
 
 async fn wait_for_ready(nodes: &Api<Node>, name: &str, status: &str) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     let mut last = String::new();
     while Instant::now() < deadline {
         match nodes.get(name).await {

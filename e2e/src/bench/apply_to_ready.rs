@@ -20,7 +20,7 @@ use crate::{
 };
 
 const NAMESPACE: &str = "bench";
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// How much longer than a bare Deployment Creo may take.
 const GOAL: f64 = 1.3;
 

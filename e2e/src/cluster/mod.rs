@@ -46,7 +46,7 @@ const RECORD_FILE: &str = "cluster.json";
 const KUBECONFIG_FILE: &str = "kubeconfig";
 /// How long the API server and the nodes may take. Seconds on an idle machine;
 /// several clusters may start at once on two cores.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+const START_PATIENCE: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A running local cluster.

@@ -18,7 +18,7 @@ use super::protocol::{Answer, Finished, ProcessState, Request, StartRequest};
 use crate::error::{Context as _, Error, Result};
 
 /// How long a command run in a namespace may take unless said otherwise.
-const RUN_PATIENCE: Duration = Duration::from_secs(120);
+const RUN_PATIENCE: Duration = Duration::from_mins(2);
 
 /// Controls one supervisor.
 #[derive(Debug, Clone)]

@@ -277,10 +277,7 @@ impl Supervisor {
                 thread::sleep(Duration::from_millis(20));
             }
         }
-        #[expect(
-            clippy::exit,
-            reason = "the end of the first process is the end of the namespace"
-        )]
+        // The end of the first process is the end of its namespace.
         std::process::exit(0);
     }
 }

@@ -4,8 +4,17 @@
 //! a namespace of its own. A test that disturbs the others takes the cluster
 //! for itself.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends by a panic"
+)]
+
 mod bad_specs;
+mod chart;
 mod devices;
+mod faults;
 mod lifecycle;
 mod quiet;
 mod refusal;

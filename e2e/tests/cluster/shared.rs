@@ -22,7 +22,7 @@ use kube::{
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The longest that anything in a test may take.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 static CLUSTER: OnceCell<Shared> = OnceCell::const_new();
 static GATE: RwLock<()> = RwLock::const_new(());
