@@ -5,17 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use creo_api::placement::{Phase, Placement, conditions};
+use creo_api::placement::{Phase, Placement};
 use creo_api::{AgentDeployment, names};
 use creo_market::replicas::{self, Cause, Replica, State};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::validate::Valid;
-
-/// How long a node is left alone after the scheduler refused a replica there. The Placement that
-/// was withdrawn stays that long: it is the memory of the refusal, and survives a restart.
-pub const NODE_BACK_OFF: Duration = Duration::from_mins(2);
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,16 +90,14 @@ pub fn plan(
     }
 }
 
+/// Until when the node of a withdrawn replica is left alone. The Placement stays that long: it is
+/// the memory of the refusal.
 fn backed_off_until(placement: &Placement) -> Option<Timestamp> {
     if phase(placement) != Phase::Withdrawn || placement.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let status = placement.status.as_ref()?;
-    let withdrawn = status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == conditions::SCHEDULED)?;
-    Some(withdrawn.last_transition_time.0 + NODE_BACK_OFF)
+    let until = placement.status.as_ref()?.next_attempt_after.as_ref()?;
+    Some(until.0)
 }
 
 fn replica(

@@ -23,6 +23,10 @@ pub const ATTEMPTS: Backoff = Backoff {
     ceiling: Duration::from_mins(5),
 };
 
+/// How long a node is left alone after the scheduler refused a replica there. The withdrawn
+/// Placement carries the time, and so the memory of the refusal survives a restart.
+pub const NODE_BACK_OFF: Duration = Duration::from_mins(2);
+
 /// A replica that was ready for this long has shown that it works: a failure after that is a
 /// first failure.
 const PROVEN: Duration = Duration::from_mins(1);
@@ -314,12 +318,14 @@ impl Planner<'_> {
                 "the scheduler could not bind the pod to node {node} for {} s: {why}",
                 self.unschedulable_timeout.as_secs()
             );
-            return Some(Self::settled(self.view(
+            let mut view = self.view(
                 Phase::Withdrawn,
                 "Unschedulable",
                 message,
                 Some(pod.as_ref()),
-            )));
+            );
+            view.next_attempt_after = Some(self.now + NODE_BACK_OFF);
+            return Some(Self::settled(view));
         }
         let message = format!("the scheduler cannot bind the pod to node {node} yet: {why}");
         Some(Plan {
@@ -405,7 +411,8 @@ impl Planner<'_> {
     }
 
     fn view(&self, phase: Phase, word: &str, message: String, pod: Option<&Pod>) -> View {
-        let waits = (phase == Phase::Failed).then_some(self.before.next_attempt_after.as_ref());
+        let waits = matches!(phase, Phase::Failed | Phase::Withdrawn)
+            .then_some(self.before.next_attempt_after.as_ref());
         View {
             phase,
             reason: word.to_owned(),
