@@ -3,7 +3,7 @@
 //! machine builds nothing.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -65,14 +65,21 @@ pub const COREDNS: Component = tool("coredns", "github.com/coredns/coredns@v1.15
 pub const HELM: Component = tool("helm", "helm.sh/helm/v4/cmd/helm@v4.3.1");
 
 /// Checks manifests against schemas; only the chart's tests need it.
-pub const KUBECONFORM: Component =
-    tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0");
+pub const KUBECONFORM: Component = tool(
+    "kubeconform",
+    "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+);
 
 /// What every cluster needs.
 pub const CLUSTER: [Component; 4] = [KUBERNETES, CONTAINERD, COREDNS, HELM];
 
 const fn tool(name: &'static str, program: &'static str) -> Component {
-    Component { name, source: Source::Program(program), link_flags: "-s -w", tags: "" }
+    Component {
+        name,
+        source: Source::Program(program),
+        link_flags: "-s -w",
+        tags: "",
+    }
 }
 
 /// A folder with the programs of several components.
@@ -92,13 +99,19 @@ impl Programs {
             .iter()
             .map(|dir| dir.join(program))
             .find(|path| path.exists())
-            .ok_or_else(|| Error::malformed(format!("the program {program}"), "no component has it"))
+            .ok_or_else(|| {
+                Error::malformed(format!("the program {program}"), "no component has it")
+            })
     }
 
     /// The folders as an entry of a `PATH`.
     #[must_use]
     pub fn search_path(&self) -> String {
-        self.dirs.iter().map(|dir| dir.to_string_lossy()).collect::<Vec<_>>().join(":")
+        self.dirs
+            .iter()
+            .map(|dir| dir.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(":")
     }
 }
 
@@ -112,9 +125,13 @@ pub fn ensure(components: &[Component], progress: &Progress) -> Result<Programs>
     for component in components {
         let dir = component.dir()?;
         if !dir.exists() {
-            let step = progress.step(format!("build {} (once a machine)", component.name));
-            component.build(&dir)?;
-            step.done("");
+            // Whoever else is building it, in this process or another, is waited for.
+            let _lock = component.lock()?;
+            if !dir.exists() {
+                let step = progress.step(format!("build {} (once a machine)", component.name));
+                component.build(&dir)?;
+                step.done("");
+            }
         }
         dirs.push(dir);
     }
@@ -137,12 +154,24 @@ impl Component {
             }
         }
         let digest = hash.finalize();
-        let short = digest.iter().take(6).fold(String::new(), |all, byte| format!("{all}{byte:02x}"));
+        let short = digest
+            .iter()
+            .take(6)
+            .fold(String::new(), |all, byte| format!("{all}{byte:02x}"));
         Ok(paths::components_root().join(format!("{}-{short}", self.name)))
     }
 
-    fn build(&self, dir: &Path) -> Result<()> {
+    /// The right to build it, until the file is dropped.
+    fn lock(&self) -> Result<File> {
         paths::make_dir(&paths::components_root())?;
+        let path = paths::components_root().join(format!("{}.lock", self.name));
+        let doing = || format!("locking {}", path.display());
+        let file = File::create(&path).doing(doing)?;
+        file.lock().doing(doing)?;
+        Ok(file)
+    }
+
+    fn build(&self, dir: &Path) -> Result<()> {
         // Built aside and renamed, so that a build that was cut off is not taken for one.
         let aside = tempfile::tempdir_in(paths::components_root())
             .doing(|| "making a folder for the build".to_owned())?;
@@ -150,10 +179,15 @@ impl Component {
         go.env("CGO_ENABLED", "0");
         match self.source {
             Source::Module(folder) => {
-                go.current_dir(module_dir(folder)).arg("build").arg("-o").arg(aside.path());
+                go.current_dir(module_dir(folder))
+                    .arg("build")
+                    .arg("-o")
+                    .arg(aside.path());
             }
             Source::Program(_) => {
-                go.current_dir(aside.path()).env("GOBIN", aside.path()).arg("install");
+                go.current_dir(aside.path())
+                    .env("GOBIN", aside.path())
+                    .arg("install");
             }
         }
         go.args(["-trimpath", "-ldflags", self.link_flags, "-tags", self.tags]);
@@ -176,5 +210,7 @@ fn name_etcd(dir: &Path) -> Result<()> {
 }
 
 fn module_dir(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("components").join(folder)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("components")
+        .join(folder)
 }

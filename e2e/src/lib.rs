@@ -23,6 +23,7 @@ pub mod progress;
 pub mod prove;
 pub mod relay;
 pub mod samples;
+pub mod schemas;
 pub mod supervisor;
 
 pub use error::{Error, Result};
