@@ -80,7 +80,7 @@ impl World {
             tuning: Tuning::default(),
         };
         let images = ImageSet::build(&progress)?;
-        let cluster = Cluster::start(&spec, &progress).await?;
+        let mut cluster = Cluster::start(&spec, &progress).await?;
         progress.run("import the images", || cluster.import_images(&images))?;
         progress.run("install Creo", || {
             installation::install(&cluster, &installation::chart(), &images, &[])

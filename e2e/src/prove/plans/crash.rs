@@ -34,6 +34,15 @@ const REPEATED: Duration = Duration::from_secs(10);
 /// The rest that is asked for once, in the case of that name.
 const LONG_REST: Duration = Duration::from_mins(1);
 const LONG_REST_CASE: &str = "rest";
+/// The most writes of each kind until two replicas are ready. A replica's status
+/// changes with each phase of its pod, and the deployment's with each of these.
+const WRITES_TO_READY: [(&str, usize); 5] = [
+    ("services", 1),
+    ("pods", 2),
+    ("placements.creo.cloud", 2),
+    ("placements.creo.cloud/status", 12),
+    ("agentdeployments.creo.cloud/status", 14),
+];
 /// How often a case is tried whose write did not come up.
 const TRIES: usize = 3;
 
@@ -188,10 +197,28 @@ async fn steps(
         );
         snapshots.insert(step, stage.snapshot(world));
         if step == Step::Create && case.name == LONG_REST_CASE {
+            few_writes(&stage.writes())?;
             stage.stays_quiet(LONG_REST).await?;
         }
     }
     Ok((took, snapshots))
+}
+
+/// Fails when the operator has written more than is declared for two replicas
+/// to become ready.
+fn few_writes(writes: &[Write]) -> Result<(), Failure> {
+    for (kind, most) in WRITES_TO_READY {
+        let count = writes
+            .iter()
+            .filter(|write| write.request.kind() == kind)
+            .count();
+        if count > most {
+            return Err(Failure::new(format!(
+                "{count} writes of {kind} until two replicas were ready, and {most} are declared"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What the customer does in a step.

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use creo_api::AgentDeployment;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -27,14 +29,14 @@ use crate::samples;
 /// behind is found.
 const STAGE_LABEL: &str = "creo.cloud/stage";
 /// Without a write for this long, the operator is at rest.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_millis(1_500);
 /// After what was wanted is there, rest has to follow within this.
 const QUIET_LIMIT: Duration = Duration::from_secs(15);
 /// The nodes have to be offered within this: a node that was cut off needs its
 /// time to be seen again.
 const OPEN_LIMIT: Duration = Duration::from_mins(2);
-/// What an earlier stage left has to be gone within this.
-const SWEEP_LIMIT: Duration = Duration::from_mins(2);
+/// What an earlier stage left has to be gone within this, in seconds.
+const SWEEP_LIMIT_S: i64 = 120;
 const POLL: Duration = Duration::from_millis(50);
 
 /// The deployments' field manager.
@@ -320,37 +322,27 @@ async fn create_namespace(client: &kube::Client, name: &str) -> Result<(), Failu
     Ok(())
 }
 
-/// Deletes every stage's namespace and waits until all are gone: their pods
-/// would hold GPUs.
+/// Deletes the namespaces of earlier stages. It is not waited for: a stage opens
+/// when all GPUs are free. One that does not go away is a finding.
 async fn sweep(client: &kube::Client) -> Result<(), Failure> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let stages = ListParams::default().labels(STAGE_LABEL);
-    let began = Instant::now();
-    loop {
-        let left = namespaces.list_metadata(&stages).await?;
-        if left.items.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<&str> = left
-            .items
-            .iter()
-            .filter_map(|left| left.metadata.name.as_deref())
-            .collect();
-        for left in left
-            .items
-            .iter()
-            .filter(|left| left.metadata.deletion_timestamp.is_none())
-        {
-            if let Some(name) = &left.metadata.name {
-                namespaces.delete(name, &DeleteParams::background()).await?;
-            }
-        }
-        if began.elapsed() > SWEEP_LIMIT {
+    for left in namespaces.list_metadata(&stages).await? {
+        let Some(name) = left.metadata.name else {
+            continue;
+        };
+        let Some(Time(since)) = left.metadata.deletion_timestamp else {
+            namespaces
+                .delete(&name, &DeleteParams::background())
+                .await?;
+            continue;
+        };
+        let age_s = Timestamp::now().as_second() - since.as_second();
+        if age_s > SWEEP_LIMIT_S {
             return Err(Failure::new(format!(
-                "the namespaces of earlier stages do not go away: {}",
-                names.join(", ")
+                "the namespace {name} of an earlier stage has not gone away within {age_s} s"
             )));
         }
-        tokio::time::sleep(POLL).await;
     }
+    Ok(())
 }

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::observer::{Kind, Objects};
 
 /// Fields that are left out wherever they are.
-const VOLATILE: [&str; 27] = [
+const VOLATILE: [&str; 28] = [
+    // Digests name the node, and either of two equal nodes is right.
+    "creo.cloud/workload-digest",
     "clusterIP",
     "clusterIPs",
     "creationTimestamp",
