@@ -77,7 +77,7 @@ pub enum Error {
         source: rcgen::Error,
     },
     /// The API server refused something.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", answer(.source))]
     Kubernetes {
         /// What was asked of it.
         what: String,
@@ -170,6 +170,14 @@ pub fn log_tail(log: &Path) -> String {
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// What the API server said, without the rest of its status object.
+fn answer(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn after_colon(output: &str) -> String {

@@ -110,11 +110,12 @@ async fn bare_once(client: &Client, deployment: &Deployment) -> Result<f64> {
 }
 
 /// The same pod under a Deployment: everything but what ties it to a Placement
-/// and to one node.
+/// and to one node, and the restart policy, of which Deployments allow only one.
 fn bare_deployment(pod: &Pod) -> Result<Deployment> {
     let mut spec = pod.spec.clone().unwrap_or_default();
     spec.node_name = None;
     spec.affinity = None;
+    spec.restart_policy = None;
     spec.service_account_name = None;
     spec.service_account = None;
     let spec = serde_json::to_value(spec).map_err(|error| Error::malformed("the pod", error))?;
