@@ -65,6 +65,10 @@ images: deps ## Build the images; REGISTRY=... TAG=... PUSH=1 for a cluster of y
 deps: ## Install what the local cluster needs of Debian's packages.
 	@$(AS_ROOT) e2e/install-packages
 
+# A line when it is done, like those of creo-e2e itself.
 .PHONY: build-e2e
 build-e2e:
-	@cargo build --quiet --locked -p creo-e2e -p creo-nvml-stand-in
+	@begun=$$EPOCHREALTIME; \
+	cargo build --quiet --locked -p creo-e2e -p creo-nvml-stand-in; \
+	awk -v begun="$$begun" -v done="$$EPOCHREALTIME" \
+		'BEGIN { printf "    ok %7.1f s  build creo-e2e\n", done - begun }' >&2
