@@ -149,6 +149,6 @@ impl Cluster {
                 "gpu fault: this cluster's GPUs are real, and real ones get no faults".to_owned(),
             ));
         }
-        gpus::inject(self.node(node)?.dir(), index, fault)
+        gpus::inject(&self.dir, self.node(node)?.dir(), index, fault)
     }
 }

@@ -2,12 +2,17 @@
 //! with a stand-in for the driver's library and device nodes that open.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nvidia_ml::state::{self, Fault, State};
+use nix::sys::stat::{Mode, SFlag, makedev, minor, mknod};
+use nvidia_ml::{
+    install,
+    state::{Fault, State},
+};
 
 use super::spec::{Gpus, NodeRecord};
 use crate::{
@@ -19,7 +24,6 @@ use crate::{
 pub const DRIVER_ROOT: &str = "/run/nvidia/driver";
 /// Where a Debian driver package puts its libraries, below the driver root.
 const LIBRARY_DIR: &str = "usr/lib/x86_64-linux-gnu";
-const LIBRARY: &str = "libnvidia-ml.so.1";
 /// Virtual terminals that nobody uses open as soon as the device cgroup allows
 /// it; a device number that no driver has would answer ENXIO even then.
 const TTY_MAJOR: u64 = 4;
@@ -31,39 +35,29 @@ const CONTROL_MINOR: u64 = 63;
 /// # Errors
 ///
 /// The stand-in library was not built, or the profile is not known.
-pub(super) fn install(
-    dir: &Path,
-    node: &NodeRecord,
-    gpus: Gpus,
-    program: &Path,
-    taken: u64,
-) -> Result<()> {
+pub(super) fn install(cluster: &Path, dir: &Path, node: &NodeRecord, gpus: Gpus) -> Result<()> {
     let driver = dir.join("driver");
-    if gpus == Gpus::Real {
-        return paths::make_dir(&driver);
-    }
-    let libraries = driver.join(LIBRARY_DIR);
-    paths::make_dir(&libraries)?;
     paths::make_dir(&driver.join("dev"))?;
-    let from = built_library(program)?;
-    fs::copy(&from, libraries.join(LIBRARY)).doing(|| format!("copying {}", from.display()))?;
+    if gpus == Gpus::Real {
+        return Ok(());
+    }
     let state = State::from_profile(&node.gpu_profile, usize::from(node.gpus), &node.name)
         .map_err(|error| Error::Usage(format!("--gpu-profile: {error}")))?;
-    state
-        .store(&state_file(dir))
-        .map_err(|error| Error::malformed("the GPUs' state", error))?;
+    let library = install::built_library().ok_or_else(|| {
+        Error::Usage(
+            "the stand-in for the driver's library was not built: `cargo build -p creo-e2e -p creo-nvml-stand-in`"
+                .to_owned(),
+        )
+    })?;
+    install::install(&library, &driver.join(LIBRARY_DIR), &state)
+        .map_err(|error| Error::malformed("the stand-in library", error))?;
     make_device(&driver.join("dev/nvidiactl"), CONTROL_MINOR)?;
-    let minors = GPU_MINORS.end - GPU_MINORS.start;
-    for index in 0..u64::from(node.gpus) {
-        let minor = GPU_MINORS.start + (taken + index) % minors;
-        make_device(&driver.join(format!("dev/nvidia{index}")), minor)?;
-    }
-    Ok(())
+    match_devices(cluster, dir)
 }
 
 /// The state that the stand-in library of the node in `dir` answers from.
 pub(super) fn state_file(dir: &Path) -> PathBuf {
-    dir.join("driver").join(LIBRARY_DIR).join(state::FILE_NAME)
+    State::path_in(&dir.join("driver").join(LIBRARY_DIR))
 }
 
 /// Lets something happen to a GPU, live.
@@ -71,36 +65,54 @@ pub(super) fn state_file(dir: &Path) -> PathBuf {
 /// # Errors
 ///
 /// There is no such GPU, or the fault does not apply to it.
-pub(super) fn inject(dir: &Path, index: usize, fault: &Fault) -> Result<()> {
+pub(super) fn inject(cluster: &Path, dir: &Path, index: usize, fault: &Fault) -> Result<()> {
     State::inject_into(&state_file(dir), index, fault)
-        .map_err(|error| Error::Usage(format!("gpu fault: {error}")))
+        .map_err(|error| Error::Usage(format!("gpu fault: {error}")))?;
+    match_devices(cluster, dir)
 }
 
-/// cargo puts the library beside the program, or into `deps` where it was only
-/// built as a dependency.
-fn built_library(program: &Path) -> Result<PathBuf> {
-    let name = "libnvidia_ml.so";
-    let dir = program.parent().unwrap_or(Path::new("."));
-    [dir.join(name), dir.join("deps").join(name)].into_iter().find(|path| path.exists()).ok_or_else(|| {
-        Error::Usage(format!(
-            "the stand-in for the driver's library is not beside {}; build it with `cargo build -p creo-e2e -p creo-nvml-stand-in`",
-            program.display()
-        ))
-    })
+/// Makes the device nodes of the GPUs that are there and removes those of the
+/// others, as a driver does.
+fn match_devices(cluster: &Path, dir: &Path) -> Result<()> {
+    let state = State::load(&state_file(dir))
+        .map_err(|error| Error::malformed("the GPUs' state", error))?;
+    for gpu in &state.gpus {
+        let path = dir.join(format!("driver/dev/nvidia{}", gpu.minor));
+        match (gpu.present, path.exists()) {
+            (true, false) => make_device(&path, free_minor(cluster)?)?,
+            (false, true) => {
+                fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A minor that no GPU of the cluster has, so that each can be told from every
+/// other; the first one again where there are more GPUs than terminals.
+fn free_minor(cluster: &Path) -> Result<u64> {
+    let nodes = cluster.join("nodes");
+    let reading = || format!("reading {}", nodes.display());
+    let mut taken = BTreeSet::new();
+    for node in fs::read_dir(&nodes).doing(reading)?.flatten() {
+        let devices = fs::read_dir(node.path().join("driver/dev"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        taken.extend(devices.filter_map(|device| Some(minor(device.metadata().ok()?.rdev()))));
+    }
+    Ok(GPU_MINORS
+        .clone()
+        .find(|minor| !taken.contains(minor))
+        .unwrap_or(GPU_MINORS.start))
 }
 
 fn make_device(path: &Path, minor: u64) -> Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    mknod(
-        path,
-        SFlag::S_IFCHR,
-        Mode::from_bits_truncate(0o666),
-        makedev(TTY_MAJOR, minor),
-    )
-    .doing(|| format!("making the device node {}", path.display()))?;
+    let mode = Mode::from_bits_truncate(0o666);
+    mknod(path, SFlag::S_IFCHR, mode, makedev(TTY_MAJOR, minor))
+        .doing(|| format!("making the device node {}", path.display()))?;
     // mknod minds the umask, and a driver's nodes are for everyone.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    fs::set_permissions(path, mode).doing(|| format!("opening {} to all", path.display()))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+        .doing(|| format!("opening {} to all", path.display()))
 }

@@ -375,20 +375,8 @@ impl Cluster {
             &self.record.pause.imported,
             &self.dir,
         )?;
-        let taken = self
-            .record
-            .nodes
-            .iter()
-            .filter(|other| other.index < node.record().index);
-        let taken = taken.map(|other| u64::from(other.gpus)).sum();
         if !gpus::state_file(node.dir()).exists() {
-            gpus::install(
-                node.dir(),
-                node.record(),
-                self.record.gpus,
-                &self.record.program,
-                taken,
-            )?;
+            gpus::install(&self.dir, node.dir(), node.record(), self.record.gpus)?;
         }
         let control = self.control();
         node.namespaces(&control, &self.record.program)?;
