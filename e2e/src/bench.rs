@@ -85,7 +85,12 @@ pub async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     progress.run("install the chart", || {
         installation::install(&cluster, &installation::chart(), &images, &[])
     })?;
-    let rows = Box::pin(apply_to_ready::measure(&cluster, &progress, arguments.pairs)).await?;
+    let rows = Box::pin(apply_to_ready::measure(
+        &cluster,
+        &progress,
+        arguments.pairs,
+    ))
+    .await?;
     progress.run("end the cluster", || cluster.down())?;
     println!("{}", table(&rows));
     write_report(&arguments.report, &rows)?;

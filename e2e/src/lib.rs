@@ -4,10 +4,10 @@
 //! [`cluster::Cluster`] is started, given faults and ended here and nowhere
 //! else.
 
-pub mod certificates;
-pub mod chat;
 pub mod bench;
+pub mod certificates;
 pub mod cgroups;
+pub mod chat;
 pub mod cluster;
 pub mod command;
 pub mod components;
