@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
+    audit,
     network::{CONTROL_PLANE, KUBERNETES_SERVICE, PODS, SERVICES},
     spec::Tuning,
 };
@@ -62,6 +63,10 @@ pub(super) fn configure(dir: &Path, name: &str, authority: &Authority) -> Result
     let admin = authority.client("creo-e2e-admin", Some("system:masters"))?;
     write("coredns", &admin)?;
     paths::write_file(&dir.join("Corefile"), corefile(dir))?;
+    paths::write_file(
+        &dir.join("audit-policy.json"),
+        format!("{:#}\n", audit::policy()),
+    )?;
     Ok(admin)
 }
 
@@ -137,6 +142,11 @@ fn api_server(at: &impl Fn(&str) -> String) -> Vec<String> {
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
         format!("--proxy-client-cert-file={}", at("pki/front-proxy.crt")),
         format!("--proxy-client-key-file={}", at("pki/front-proxy.key")),
+        format!("--audit-policy-file={}", at("audit-policy.json")),
+        format!("--audit-log-path={}", at(audit::LOG)),
+        // A log of this size and the one before it, of a cluster that runs for long.
+        "--audit-log-maxsize=32".to_owned(),
+        "--audit-log-maxbackup=1".to_owned(),
         // A restart for a test does not wait out every watch.
         "--shutdown-delay-duration=0s".to_owned(),
     ]

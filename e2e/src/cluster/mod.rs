@@ -1,5 +1,6 @@
 //! A local cluster: start it, find it again, look at it, end it.
 
+mod audit;
 mod control_plane;
 mod faults;
 mod gpus;
@@ -18,11 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Node as KubernetesNode;
+use k8s_openapi::{
+    api::core::v1::Node as KubernetesNode, apimachinery::pkg::apis::meta::v1::MicroTime,
+};
 use kube::{Api, Client, Config, ResourceExt, api::ListParams, config::Kubeconfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use audit::{AuditAnswer, AuditEvent, AuditObject, AuditUser};
 pub use gpus::DRIVER_ROOT;
 pub use images::{Image, ImageSet};
 pub use node::Node;
@@ -238,6 +242,16 @@ impl Cluster {
                     .map_err(|_| Error::Supervisor("an import ended by a panic".to_owned()))?
             })
         })
+    }
+
+    /// What Creo's processes have asked of the API server since a moment; what
+    /// others asked is not logged.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub fn requests_since(&self, moment: &MicroTime) -> Result<Vec<AuditEvent>> {
+        audit::read(&self.dir, moment)
     }
 
     /// A program of the cluster's own, such as `kubectl`, with its kubeconfig.
