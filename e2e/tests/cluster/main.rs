@@ -12,10 +12,12 @@
 )]
 
 mod bad_specs;
+mod callers;
 mod chart;
 mod devices;
 mod faults;
 mod lifecycle;
+mod policies;
 mod quiet;
 mod refusal;
 mod serving;
