@@ -2,7 +2,9 @@
 
 use std::{
     ffi::OsStr,
+    io::{self, BufRead as _, BufReader, Read as _},
     process::{Command, Stdio},
+    thread,
 };
 
 use crate::error::{Context as _, Error, Result, last_lines};
@@ -30,6 +32,49 @@ pub fn output(command: &mut Command) -> Result<String> {
         command: shown,
         status: output.status.to_string(),
         output: last_lines(&said, 20),
+    })
+}
+
+/// Runs a program to its end and shows what it writes to its standard output
+/// line by line as it comes.
+///
+/// # Errors
+///
+/// It cannot be started or ends with a failure; the error carries the last
+/// lines of its standard error.
+pub fn output_by_line(command: &mut Command, said: impl Fn(&str)) -> Result<()> {
+    let shown = shown(command);
+    let doing = || format!("running `{shown}`");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .doing(doing)?;
+    let errors = child.stderr.take().map(|mut errors| {
+        // Read beside, so that a program that complains at length is not stopped by it.
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = errors.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    });
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines().map_while(io::Result::ok) {
+            said(&line);
+        }
+    }
+    let status = child.wait().doing(doing)?;
+    let errors = errors
+        .and_then(|reader| reader.join().ok())
+        .unwrap_or_default();
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Command {
+        command: shown,
+        status: status.to_string(),
+        output: last_lines(&errors, 40),
     })
 }
 

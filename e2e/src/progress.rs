@@ -103,6 +103,16 @@ impl Progress {
 }
 
 impl Step {
+    /// Shows a line of what goes on within the step.
+    pub fn line(&self, text: &str) {
+        let text = format!("{:>19}{text}", "");
+        match (&self.bar, self.shown) {
+            (Some(bar), _) => bar.println(text),
+            (None, Shown::Nothing) => {}
+            (None, _) => eprintln!("{text}"),
+        }
+    }
+
     /// Ends the step well, with a remark where one helps.
     pub fn done(mut self, remark: &str) {
         self.end("ok", remark);

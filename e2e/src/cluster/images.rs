@@ -54,7 +54,13 @@ impl ImageSet {
     pub fn build(progress: &Progress) -> Result<Self> {
         let step = progress.step("build the images");
         let out = paths::cache_root().join("images");
-        run_build(&out, &[])?;
+        run_build(&out, &[], |line| {
+            // One a step of the build, with its time; there is nothing to say
+            // of what is up to date.
+            if line.ends_with(" s)") {
+                step.line(line);
+            }
+        })?;
         let set = Self::read(&out.join("images.json"))?;
         step.done(&format!("tag {}", set.tag));
         Ok(set)
@@ -68,7 +74,7 @@ impl ImageSet {
     /// The build fails; the error has its last lines.
     pub fn build_pause() -> Result<Image> {
         let out = paths::cache_root().join("images/pause");
-        run_build(&out, &["--only", PAUSE])?;
+        run_build(&out, &["--only", PAUSE], |_| {})?;
         let set = Self::read(&out.join("images.json"))?;
         set.images
             .into_iter()
@@ -95,10 +101,12 @@ impl ImageSet {
     }
 }
 
-fn run_build(out: &Path, arguments: &[&str]) -> Result<()> {
+fn run_build(out: &Path, arguments: &[&str], said: impl Fn(&str)) -> Result<()> {
     let mut build = Command::new(paths::checkout().join("e2e/images/build"));
     build.arg("--out").arg(out).args(arguments);
-    command::output(&mut build).map(drop)
+    command::output_by_line(&mut build, |line| {
+        said(line.strip_prefix("images: ").unwrap_or(line));
+    })
 }
 
 /// Imports the images that the node does not have yet.
