@@ -48,7 +48,7 @@ pub struct Schemas {
 struct Kind {
     group: String,
     version: String,
-    kind: String,
+    name: String,
     definition: String,
 }
 
@@ -100,7 +100,7 @@ impl Schemas {
     pub fn has(&self, group: &str, kind: &str) -> bool {
         self.kinds
             .iter()
-            .any(|known| known.group == group && known.kind == kind)
+            .any(|known| known.group == group && known.name == kind)
     }
 
     /// Writes a file for each kind, and the definitions that they share.
@@ -117,7 +117,7 @@ impl Schemas {
             paths::make_dir(&group)?;
             let reference = format!("../{DEFINITIONS}#/definitions/{}", kind.definition);
             let schema = json!({ "$schema": DIALECT, "$ref": reference });
-            let file = format!("{}_{}.json", kind.kind.to_lowercase(), kind.version);
+            let file = format!("{}_{}.json", kind.name.to_lowercase(), kind.version);
             paths::write_file(&group.join(file), schema.to_string())?;
         }
         Ok(())
@@ -147,7 +147,7 @@ fn kinds_of(name: &str, schema: &Value) -> Vec<Kind> {
     vec![Kind {
         group: word("group"),
         version: word("version"),
-        kind: word("kind"),
+        name: word("kind"),
         definition: name.to_owned(),
     }]
 }
@@ -174,7 +174,7 @@ fn close(schema: &mut Value) {
         match (keyword.as_str(), value) {
             ("properties", Value::Object(fields)) => fields.values_mut().for_each(close),
             ("allOf" | "anyOf" | "oneOf", Value::Array(schemas)) => {
-                schemas.iter_mut().for_each(close)
+                schemas.iter_mut().for_each(close);
             }
             ("items" | "additionalProperties" | "not", value) => close(value),
             _ => {}

@@ -17,10 +17,7 @@ use serde_json::json;
 use crate::shared::{Space, alone, eventually};
 
 fn phase(placement: &creo_api::Placement) -> Option<Phase> {
-    placement
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.clone())
+    placement.status.as_ref().and_then(|status| status.phase)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,9 +89,19 @@ async fn start() -> Shared {
     cluster
         .import_images(&images)
         .expect("the images are imported");
-    installation::install(&cluster, &installation::chart(), &images, &[])
+    installation::install(&cluster, &installation::chart(), &images, &impatient())
         .expect("the chart is installed");
     Shared { cluster, images }
+}
+
+/// Values with which what the operator waits for comes soon.
+pub fn impatient() -> Vec<String> {
+    [
+        "operator.unschedulableTimeout=10s",
+        "operator.leaseDuration=5s",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// A namespace of a test's own, under Pod Security "restricted".

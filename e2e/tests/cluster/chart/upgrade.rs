@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::copy_folder;
-use crate::shared::{Space, alone, eventually, names};
+use crate::shared::{Space, alone, eventually, impatient, names};
 
 /// How long Creo stays away between uninstalling and installing it: long enough
 /// for a node's GPUs to be counted as gone.
@@ -194,7 +194,7 @@ async fn an_upgrade_from_a_chart_with_an_older_definition_adds_the_field_under_r
     let hold = alone().await;
     let space = Space::restricted(&hold.client).await;
     let older = older_chart();
-    installation::install(&hold.cluster, older.path(), hold.images, &[])
+    installation::install(&hold.cluster, older.path(), hold.images, &impatient())
         .expect("the older chart is installed");
     assert_eq!(
         versions(&hold.client).await,
@@ -215,8 +215,13 @@ async fn an_upgrade_from_a_chart_with_an_older_definition_adds_the_field_under_r
     let before = belongings(&space).await;
     let asking = Asking::begin(&hold.cluster, &space, "chat").await;
 
-    installation::install(&hold.cluster, &installation::chart(), hold.images, &[])
-        .expect("it is upgraded");
+    installation::install(
+        &hold.cluster,
+        &installation::chart(),
+        hold.images,
+        &impatient(),
+    )
+    .expect("it is upgraded");
 
     assert_ne!(
         versions(&hold.client).await[0],
@@ -349,7 +354,8 @@ async fn uninstalling_leaves_what_is_the_users_and_installing_again_takes_it_up(
     install_as(&hold.cluster, hold.images, "other", &chart, &take)
         .expect("unless it is told to take them");
 
-    installation::install(&hold.cluster, &chart, hold.images, &[]).expect("it is installed again");
+    installation::install(&hold.cluster, &chart, hold.images, &impatient())
+        .expect("it is installed again");
     // One replica more is what shows that somebody is at work again.
     let scale = Patch::Merge(json!({ "spec": { "replicas": 3 } }));
     space
