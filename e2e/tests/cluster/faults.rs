@@ -113,19 +113,17 @@ async fn of_a_partition_that_heals_one_replica_is_left() {
     space.remove().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_the_scheduler_cannot_bind_is_withdrawn_and_placed_elsewhere() {
-    let hold = alone().await;
-    let space = Space::restricted(&hold.client).await;
-    // The placement rules do not know pods' anti-affinity; the scheduler does.
-    // A pod of someone else's keeps every engine of this deployment off gpu-1.
-    let nodes: Api<Node> = Api::all(hold.client.clone());
-    let guard: Pod = serde_json::from_value(json!({
+/// A pod of someone else's that keeps the deployment's engines off gpu-1: the
+/// placement rules do not know pods' anti-affinity, and the scheduler does.
+fn guard(image: &str) -> Pod {
+    serde_json::from_value(json!({
         "metadata": { "name": "guard" },
         "spec": {
             "nodeSelector": { "kubernetes.io/hostname": "gpu-1" },
             "securityContext": {
-                "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
+                "runAsNonRoot": true,
+                "runAsUser": 65532,
+                "seccompProfile": { "type": "RuntimeDefault" },
             },
             "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [{
                 "labelSelector": { "matchLabels": { "creo.cloud/deployment": "chat" } },
@@ -133,14 +131,29 @@ async fn a_replica_that_the_scheduler_cannot_bind_is_withdrawn_and_placed_elsewh
             }] } },
             "containers": [{
                 "name": "sleep",
-                "image": hold.images.reference("creo-engine-llama-cpp").expect("the image is built"),
+                "image": image,
                 "imagePullPolicy": "Never",
                 "command": ["sleep", "infinity"],
-                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "capabilities": { "drop": ["ALL"] },
+                },
             }],
         },
     }))
-    .expect("it is a pod");
+    .expect("it is a pod")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_the_scheduler_cannot_bind_is_withdrawn_and_placed_elsewhere() {
+    let hold = alone().await;
+    let space = Space::restricted(&hold.client).await;
+    let nodes: Api<Node> = Api::all(hold.client.clone());
+    let image = hold
+        .images
+        .reference("creo-engine-llama-cpp")
+        .expect("the image is built");
+    let guard = guard(image);
     eventually(
         "the guard is created",
         async || {
