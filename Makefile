@@ -55,7 +55,7 @@ bench: deps build-e2e ## Measure; writes target/bench/report.json.
 
 .PHONY: crds
 crds: ## Write crds/ anew from the types in src/api.
-	@CREO_REGENERATE=1 cargo test --quiet --locked -p creo-api --test crds
+	@CREO_REGENERATE=1 cargo test --quiet --locked -p creo-api --test generated_crds
 
 .PHONY: images
 images: deps ## Build the images; REGISTRY=... TAG=... PUSH=1 for a cluster of your own.
