@@ -7,14 +7,16 @@ MAKEFLAGS += --no-print-directory
 
 # What is built once and kept outside the checkout: cargo's target folder, the
 # programs of Kubernetes, images, and the files of running clusters.
+export CREO_CACHE_DIR
 ifeq ($(shell id -u),0)
-export CREO_CACHE_DIR ?= /var/cache/creo-e2e
+CREO_CACHE_DIR := $(or $(CREO_CACHE_DIR),/var/cache/creo-e2e)
 AS_ROOT :=
 else
-export CREO_CACHE_DIR ?= $(HOME)/.cache/creo-e2e
+CREO_CACHE_DIR := $(or $(CREO_CACHE_DIR),$(HOME)/.cache/creo-e2e)
 AS_ROOT = sudo env "PATH=$(PATH)" "HOME=$(HOME)" "CREO_CACHE_DIR=$(CREO_CACHE_DIR)" "CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)"
 endif
-export CARGO_TARGET_DIR ?= $(CREO_CACHE_DIR)/target
+export CARGO_TARGET_DIR
+CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CREO_CACHE_DIR)/target)
 E2E = $(AS_ROOT) $(CARGO_TARGET_DIR)/debug/creo-e2e
 
 # How many cases of each long plan `make test` runs, and of which seed: an empty
