@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::plan::Failure;
 use super::world::World;
+use crate::error::Result;
 
 /// Starts the cluster that plans run in. It is asked once a run at most, and
 /// by plans that need a cluster alone.
@@ -58,5 +59,16 @@ impl Environment {
             .get_or_try_init(|| (self.start_world)())
             .await
             .cloned()
+    }
+
+    /// Ends the cluster, if one was started.
+    ///
+    /// # Errors
+    /// When something of it does not go away.
+    pub(super) async fn close(&self) -> Result<()> {
+        match self.world.get() {
+            Some(world) => world.end().await,
+            None => Ok(()),
+        }
     }
 }

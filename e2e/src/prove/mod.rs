@@ -90,13 +90,19 @@ async fn run_until(
             break;
         }
     }
+    let ended = runner.environment.close().await;
     report.interrupted = runner.stop.is_cancelled();
     report.passed = !report.interrupted && report.plans.iter().all(PlanReport::passed);
     report.ended = Timestamp::now();
     if !arguments.list {
         report.write(&report_path)?;
         println!("report: {}", report_path.display());
+        if report.interrupted {
+            println!("interrupted; the same command with --resume goes on");
+        }
     }
+    // The report is written first: it is worth more than a tidy end.
+    ended?;
     Ok(report)
 }
 

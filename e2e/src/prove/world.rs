@@ -88,11 +88,18 @@ impl World {
         Self::over(cluster).await
     }
 
-    /// Takes over a cluster in which Creo is installed.
+    /// Ends the cluster and removes every trace of it.
     ///
     /// # Errors
-    /// When the operator cannot be taken out of it or cannot be built.
-    pub async fn over(cluster: Cluster) -> Result<Self> {
+    /// When something of it does not go away.
+    pub async fn end(&self) -> Result<()> {
+        let name = self.cluster.record().name.clone();
+        let ended = tokio::task::spawn_blocking(move || crate::cluster::remove(&name)).await;
+        ended.map_err(|error| Error::malformed("the end of the cluster", error))?
+    }
+
+    /// Takes over a cluster in which Creo is installed.
+    async fn over(cluster: Cluster) -> Result<Self> {
         let client = cluster.client().await?;
         let operator_arguments = stop_operator(&client).await?;
         let operator_kubeconfig = cluster.dir().join("operator.kubeconfig");
