@@ -75,7 +75,8 @@ async fn open_or_start(
     }
     let spec = ClusterSpec {
         name: name.to_owned(),
-        nodes: 2,
+        // The machine's own GPUs can be offered by one node only.
+        nodes: if gpus == Gpus::Real { 1 } else { 2 },
         gpus_per_node: 2,
         gpu_profile: "rtx-4090".to_owned(),
         gpus,

@@ -358,6 +358,38 @@ async fn clusters_run_side_by_side_and_the_machines_kubectl_reaches_each() {
 }
 
 #[test]
+fn the_demo_goes_to_the_models_answer_and_its_second_run_takes_less_than_30_seconds() {
+    let name = unique("demo");
+    let run = |verb: &[&str]| {
+        let begun = Instant::now();
+        let output = Command::new(PROGRAM)
+            .args(["--name", &name])
+            .args(verb)
+            .output()
+            .expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let steps = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{verb:?}:\n{steps}\n{said}");
+        (said, steps, begun.elapsed())
+    };
+    let (said, steps, _) = run(&["demo"]);
+    for part in [
+        "gpu-2  True   1/2   1    NVIDIA GeForce RTX 4090  24 GiB",
+        "Placed=True AllPlaced: 2 of 2 replicas have a node",
+        "answered in ",
+        "cluster kubeconfig",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    assert!(steps.contains("send a chat request"), "{steps}");
+    let traces = Traces::of(&name);
+    let (_, _, taken) = run(&["demo"]);
+    assert!(taken < Duration::from_secs(30), "{taken:?}");
+    run(&["cluster", "down"]);
+    assert_eq!(traces.remaining(), Vec::<String>::new());
+}
+
+#[test]
 fn mistakes_are_answered_with_what_to_do() {
     let said = |arguments: &[&str]| {
         let output = Command::new(PROGRAM)
@@ -373,6 +405,7 @@ fn mistakes_are_answered_with_what_to_do() {
             .contains("`creo-e2e cluster up --name absent`")
     );
     assert!(said(&["cluster", "up", "--nodes", "0"]).contains("1..=16"));
+    assert!(said(&["--name", "two", "cluster", "up", "--gpus", "real"]).contains("--nodes 1"));
     assert!(
         said(&[
             "--name",

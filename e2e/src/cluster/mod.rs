@@ -605,6 +605,18 @@ fn check_spec(spec: &ClusterSpec) -> Result<()> {
             spec.gpus_per_node
         )));
     }
+    if spec.gpus == Gpus::Real && spec.nodes > 1 {
+        return Err(Error::Usage(format!(
+            "--nodes {}: the machine's own GPUs can be offered by one node only; use --nodes 1 with --gpus real",
+            spec.nodes
+        )));
+    }
+    if spec.gpus == Gpus::Real && !Path::new("/dev/nvidiactl").exists() {
+        return Err(Error::Machine(
+            "--gpus real: this machine has no NVIDIA driver (there is no /dev/nvidiactl); install one, or use --gpus stand-in"
+                .to_owned(),
+        ));
+    }
     Ok(())
 }
 
