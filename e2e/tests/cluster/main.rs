@@ -21,5 +21,6 @@ mod lifecycle;
 mod policies;
 mod quiet;
 mod refusal;
+mod rights;
 mod serving;
 mod shared;

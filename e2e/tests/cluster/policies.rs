@@ -101,6 +101,22 @@ async fn every_policy_of_the_chart_was_read_by_the_api_server_without_a_warning(
     }
 }
 
+/// Changes of a status in which there is more than claims.
+fn what_is_the_operators() -> [Value; 6] {
+    let condition = json!({
+        "type": "Ready", "status": "True", "reason": "Trust", "message": "all is well",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    [
+        json!({ "conditions": [condition] }),
+        json!({ "conditions": null }),
+        json!({ "capacity": { "gpusFree": 99 } }),
+        json!({ "capacity": null }),
+        json!({ "serviceClass": "Degraded" }),
+        json!({ "claims": { "driverVersion": "1" }, "observedGeneration": 99 }),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_device_plugins_token_writes_the_claims_of_its_own_node_and_nothing_else() {
     let hold = beside_others().await;
@@ -132,47 +148,16 @@ async fn the_device_plugins_token_writes_the_claims_of_its_own_node_and_nothing_
     };
     let unbound_says =
         "this token is not bound to a pod; only the device plugin that runs on a node".to_owned();
-    let claims_alone = || "the device plugin may change status.claims alone".to_owned();
-    let condition = json!({
-        "type": "Ready", "status": "True", "reason": "Trust", "message": "all is well",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    });
-    for (plugin, node, status, message) in [
+    let claims_alone = "the device plugin may change status.claims alone";
+    let mut refusals = vec![
         (&first, "gpu-2", claims.clone(), of_another("gpu-1")),
         (&second, "gpu-1", claims.clone(), of_another("gpu-2")),
-        (&unbound, "gpu-1", claims.clone(), unbound_says),
-        (
-            &first,
-            "gpu-1",
-            json!({ "conditions": [condition] }),
-            claims_alone(),
-        ),
-        (
-            &first,
-            "gpu-1",
-            json!({ "conditions": null }),
-            claims_alone(),
-        ),
-        (
-            &first,
-            "gpu-1",
-            json!({ "capacity": { "gpusFree": 99 } }),
-            claims_alone(),
-        ),
-        (&first, "gpu-1", json!({ "capacity": null }), claims_alone()),
-        (
-            &first,
-            "gpu-1",
-            json!({ "serviceClass": "Degraded" }),
-            claims_alone(),
-        ),
-        (
-            &first,
-            "gpu-1",
-            json!({ "claims": { "driverVersion": "1" }, "observedGeneration": 99 }),
-            claims_alone(),
-        ),
-    ] {
+        (&unbound, "gpu-1", claims, unbound_says),
+    ];
+    for status in what_is_the_operators() {
+        refusals.push((&first, "gpu-1", status, claims_alone.to_owned()));
+    }
+    for (plugin, node, status, message) in refusals {
         let (code, said) = refusal(try_status(plugin, node, &status).await);
         assert_eq!(code, 403, "{status}: {said}");
         assert!(
@@ -235,8 +220,8 @@ async fn accepting_a_node_and_changing_its_owner_need_the_verb_accept() {
         .await;
         (client, grant)
     };
-    let (provider, provides) = may_write("test-provider", &["get", "create", "patch"]).await;
-    let (administrator, accepts) =
+    let (provider, role) = may_write("test-provider", &["get", "create", "patch"]).await;
+    let (administrator, wider) =
         may_write("test-administrator", &["get", "create", "patch", "accept"]).await;
     let create = async |client: &Client, accepted| {
         let offer = offer_of("test-offer", accepted);
@@ -275,8 +260,8 @@ async fn accepting_a_node_and_changing_its_owner_need_the_verb_accept() {
     create(&administrator, true)
         .await
         .expect("with the verb it may be accepted from the start");
-    provides.revoke().await;
-    accepts.revoke().await;
+    role.revoke().await;
+    wider.revoke().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,83 +85,86 @@ fn a_missing_registry_is_a_message_before_anything_is_installed() {
     );
 }
 
+/// Values that are refused, each with a part of the message.
+const BAD_VALUES: [(&str, &str); 19] = [
+    (
+        "operatr.replicas=3",
+        "at '': additional properties 'operatr' not allowed",
+    ),
+    (
+        "operator.replica=3",
+        "at '/operator': additional properties 'replica' not allowed",
+    ),
+    (
+        "operator.hubNodes.price=3",
+        "at '/operator/hubNodes': additional properties 'price' not allowed",
+    ),
+    (
+        "operator.replicas=many",
+        "at '/operator/replicas': got string, want integer",
+    ),
+    (
+        "operator.replicas=0",
+        "at '/operator/replicas': minimum: got 0, want 1",
+    ),
+    (
+        "operator.leaseDuration=15",
+        "at '/operator/leaseDuration': got number, want string",
+    ),
+    (
+        "operator.leaseDuration=soon",
+        "at '/operator/leaseDuration': 'soon' does not match pattern",
+    ),
+    (
+        "operator.hubNodes.owner=Acme Inc",
+        "at '/operator/hubNodes/owner': 'Acme Inc' does not match pattern",
+    ),
+    (
+        "operator.resources.limits.memory=1 GB",
+        "at '/operator/resources/limits/memory'",
+    ),
+    (
+        "operator.tolerations[0].effect=Never",
+        "at '/operator/tolerations/0/effect': value must be one of",
+    ),
+    (
+        "devicePlugin.driverRoot=usr",
+        "at '/devicePlugin/driverRoot': 'usr' does not match pattern",
+    ),
+    (
+        "devicePlugin.enabled=1",
+        "at '/devicePlugin/enabled': got number, want boolean",
+    ),
+    (
+        "devicePlugin.resource=gpu",
+        "at '/devicePlugin/resource': 'gpu' does not match pattern",
+    ),
+    (
+        "image.registry=https://registry.example.com/creo",
+        "at '/image/registry'",
+    ),
+    (
+        "image.tag=a b",
+        "at '/image/tag': 'a b' does not match pattern",
+    ),
+    (
+        "image.pullPolicy=Sometimes",
+        "at '/image/pullPolicy': value must be one of",
+    ),
+    (
+        "log.format=xml",
+        "at '/log/format': value must be one of 'text', 'json'",
+    ),
+    (
+        "engines.mine.description=x",
+        "at '/engines/mine': missing properties 'image', 'port', 'health'",
+    ),
+    ("engines.Mine.description=x", "invalid propertyName 'Mine'"),
+];
+
 #[test]
 fn values_that_make_no_sense_are_refused_with_their_place() {
-    for (value, message) in [
-        (
-            "operatr.replicas=3",
-            "at '': additional properties 'operatr' not allowed",
-        ),
-        (
-            "operator.replica=3",
-            "at '/operator': additional properties 'replica' not allowed",
-        ),
-        (
-            "operator.hubNodes.price=3",
-            "at '/operator/hubNodes': additional properties 'price' not allowed",
-        ),
-        (
-            "operator.replicas=many",
-            "at '/operator/replicas': got string, want integer",
-        ),
-        (
-            "operator.replicas=0",
-            "at '/operator/replicas': minimum: got 0, want 1",
-        ),
-        (
-            "operator.leaseDuration=15",
-            "at '/operator/leaseDuration': got number, want string",
-        ),
-        (
-            "operator.leaseDuration=soon",
-            "at '/operator/leaseDuration': 'soon' does not match pattern",
-        ),
-        (
-            "operator.hubNodes.owner=Acme Inc",
-            "at '/operator/hubNodes/owner': 'Acme Inc' does not match pattern",
-        ),
-        (
-            "operator.resources.limits.memory=1 GB",
-            "at '/operator/resources/limits/memory'",
-        ),
-        (
-            "operator.tolerations[0].effect=Never",
-            "at '/operator/tolerations/0/effect': value must be one of",
-        ),
-        (
-            "devicePlugin.driverRoot=usr",
-            "at '/devicePlugin/driverRoot': 'usr' does not match pattern",
-        ),
-        (
-            "devicePlugin.enabled=1",
-            "at '/devicePlugin/enabled': got number, want boolean",
-        ),
-        (
-            "devicePlugin.resource=gpu",
-            "at '/devicePlugin/resource': 'gpu' does not match pattern",
-        ),
-        (
-            "image.registry=https://registry.example.com/creo",
-            "at '/image/registry'",
-        ),
-        (
-            "image.tag=a b",
-            "at '/image/tag': 'a b' does not match pattern",
-        ),
-        (
-            "image.pullPolicy=Sometimes",
-            "at '/image/pullPolicy': value must be one of",
-        ),
-        (
-            "log.format=xml",
-            "at '/log/format': value must be one of 'text', 'json'",
-        ),
-        (
-            "engines.mine.description=x",
-            "at '/engines/mine': missing properties 'image', 'port', 'health'",
-        ),
-        ("engines.Mine.description=x", "invalid propertyName 'Mine'"),
-    ] {
+    for (value, message) in BAD_VALUES {
         let mut helm = with(template(), &[REGISTRY, value]);
         let error = match command::output(&mut helm) {
             Err(error) => error.to_string(),

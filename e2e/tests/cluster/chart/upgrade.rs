@@ -292,6 +292,27 @@ fn install_as(
     command::output(&mut helm).map_err(|error| error.to_string())
 }
 
+async fn assert_definitions_stay(client: &Client) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for name in [
+        "agentdeployments.creo.cloud",
+        "creonodes.creo.cloud",
+        "placements.creo.cloud",
+    ] {
+        definitions.get(name).await.expect("the definition stays");
+    }
+}
+
+/// What is kept belongs to the release that made it, and Helm says so to another.
+fn assert_others_must_ask(cluster: &Cluster, images: &ImageSet) {
+    let chart = installation::chart();
+    let refusal = install_as(cluster, images, "other", &chart, &["--dry-run=server"])
+        .expect_err("the definitions are another release's");
+    assert!(refusal.contains("invalid ownership metadata"), "{refusal}");
+    let take = ["--dry-run=server", "--take-ownership"];
+    install_as(cluster, images, "other", &chart, &take).expect("unless it is told to take them");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn uninstalling_leaves_what_is_the_users_and_installing_again_takes_it_up() {
     let hold = alone().await;
@@ -299,20 +320,10 @@ async fn uninstalling_leaves_what_is_the_users_and_installing_again_takes_it_up(
     space.deploy("chat", 2).await;
     space.wait_ready("chat").await;
     let before = belongings(&space).await;
-    assert!(
-        before
-            .keys()
-            .filter(|name| name.starts_with("CreoNode"))
-            .count()
-            == 2,
-        "{before:?}"
-    );
-    assert!(
-        before
-            .keys()
-            .filter(|name| name.starts_with("Placement"))
-            .count()
-            == 2,
+    let count = |kind| before.keys().filter(|name| name.starts_with(kind)).count();
+    assert_eq!(
+        (count("CreoNode"), count("Placement")),
+        (2, 2),
         "{before:?}"
     );
     let asking = Asking::begin(&hold.cluster, &space, "chat").await;
@@ -325,37 +336,22 @@ async fn uninstalling_leaves_what_is_the_users_and_installing_again_takes_it_up(
     )
     .await;
     tokio::time::sleep(ABSENCE).await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(hold.client.clone());
-    for name in [
-        "agentdeployments.creo.cloud",
-        "creonodes.creo.cloud",
-        "placements.creo.cloud",
-    ] {
-        definitions.get(name).await.expect("the definition stays");
-    }
+    assert_definitions_stay(&hold.client).await;
     assert_eq!(
         belongings(&space).await,
         before,
         "everything goes on without Creo"
     );
 
-    // What is kept belongs to the release that made it, and Helm says so.
-    let chart = installation::chart();
-    let refusal = install_as(
-        &hold.cluster,
-        hold.images,
-        "other",
-        &chart,
-        &["--dry-run=server"],
-    )
-    .expect_err("the definitions are another release's");
-    assert!(refusal.contains("invalid ownership metadata"), "{refusal}");
-    let take = ["--dry-run=server", "--take-ownership"];
-    install_as(&hold.cluster, hold.images, "other", &chart, &take)
-        .expect("unless it is told to take them");
+    assert_others_must_ask(&hold.cluster, hold.images);
 
-    installation::install(&hold.cluster, &chart, hold.images, &impatient())
-        .expect("it is installed again");
+    installation::install(
+        &hold.cluster,
+        &installation::chart(),
+        hold.images,
+        &impatient(),
+    )
+    .expect("it is installed again");
     // One replica more is what shows that somebody is at work again.
     let scale = Patch::Merge(json!({ "spec": { "replicas": 3 } }));
     space
