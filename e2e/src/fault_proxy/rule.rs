@@ -165,7 +165,8 @@ pub enum Action {
     CutWatches,
     /// Every open watch ends with 410 Gone: list again.
     ExpireWatches,
-    /// No watch delivers anything for this long; then all of it, in order.
+    /// No watch delivers anything for this long; then all of it, in order, one
+    /// watch after the other.
     HoldWatchEvents(Duration),
     /// For this long each event is delivered, then the object's older state,
     /// then the event once more.

@@ -2,6 +2,7 @@
 //! controller and the API server.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -20,6 +21,12 @@ const EVENTS_AHEAD_MAX: usize = 16;
 /// Objects whose last state is kept for repetition.
 const OBJECTS_MAX: usize = 4096;
 
+/// Held watches are let go one after the other, with this much time between
+/// them: the kinds' news are as independent as those of a real API server.
+const SKEW: Duration = Duration::from_millis(400);
+/// A controller watches about this many kinds.
+const SKEWS: u32 = 6;
+
 /// A fault that has been set off, in the order of that happening.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WatchFault {
@@ -32,11 +39,17 @@ pub(super) enum WatchFault {
 /// All watch faults so far. Watches look at those that came after they opened,
 /// except that holding and repeating go on until their time is over.
 #[derive(Debug)]
-pub(super) struct WatchFaults(watch::Sender<Vec<WatchFault>>);
+pub(super) struct WatchFaults {
+    faults: watch::Sender<Vec<WatchFault>>,
+    opened: AtomicU32,
+}
 
 impl WatchFaults {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(Vec::new()))
+        Self {
+            faults: watch::Sender::new(Vec::new()),
+            opened: AtomicU32::new(0),
+        }
     }
 
     pub(super) fn cut(&self) {
@@ -60,7 +73,7 @@ impl WatchFaults {
     }
 
     fn push(&self, fault: WatchFault) {
-        self.0.send_modify(|faults| faults.push(fault));
+        self.faults.send_modify(|faults| faults.push(fault));
     }
 
     /// Starts passing on `upstream`, and returns the body for the controller.
@@ -73,11 +86,12 @@ impl WatchFaults {
         impl Future<Output = ()> + use<>,
     ) {
         let (sender, receiver) = mpsc::channel(EVENTS_AHEAD_MAX);
-        let faults = self.0.subscribe();
+        let faults = self.faults.subscribe();
         let seen = faults.borrow().len();
         let relay = Relay {
             faults,
             seen,
+            skew: SKEW * (self.opened.fetch_add(1, Ordering::Relaxed) % SKEWS),
             sender,
             partial: Vec::new(),
             states: HashMap::new(),
@@ -90,6 +104,8 @@ struct Relay {
     faults: watch::Receiver<Vec<WatchFault>>,
     /// How many of the faults this watch has obeyed.
     seen: usize,
+    /// How much longer this watch is held than the first.
+    skew: Duration,
     sender: mpsc::Sender<Result<Frame<Bytes>, BoxError>>,
     /// The beginning of an event whose end has not arrived.
     partial: Vec<u8>,
@@ -109,7 +125,7 @@ impl Relay {
     async fn run(mut self, mut upstream: kube::client::Body, stop: CancellationToken) {
         let end = loop {
             let held = self.deadline(|fault| match fault {
-                WatchFault::Hold { until } => Some(until),
+                WatchFault::Hold { until } => Some(until + self.skew),
                 _ => None,
             });
             tokio::select! {

@@ -311,6 +311,24 @@ async fn held_events_come_late_and_in_order() {
 }
 
 #[tokio::test]
+async fn held_watches_are_let_go_one_after_the_other() {
+    let bench = Bench::start().await;
+    let mut first = bench.watch().await;
+    let mut second = bench.watch().await;
+    bench.upstream.watched(2).await;
+    bench.rule(
+        applies(),
+        Action::HoldWatchEvents(Duration::from_millis(50)),
+    );
+    bench.apply(1).await.expect("an answer");
+    bench.upstream.emit("a", "1");
+    assert_eq!(next(&mut first).await.as_deref(), Some("1"));
+    let start = Instant::now();
+    assert_eq!(next(&mut second).await.as_deref(), Some("1"));
+    assert!(start.elapsed() >= Duration::from_millis(200));
+}
+
+#[tokio::test]
 async fn repeated_events_bring_the_older_state_and_end_with_the_newest() {
     let bench = Bench::start().await;
     let mut events = bench.watch().await;
