@@ -3,10 +3,16 @@
 
 use creo_api::agent_deployment::conditions;
 use creo_e2e::samples;
-use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
-use kube::{Api, api::DeleteParams};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
 
-use crate::shared::{Space, alone, eventually};
+use crate::shared::{Space, alone, eventually, names};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_appears() {
@@ -16,20 +22,13 @@ async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_ap
     wish.spec.replicas = 1;
     wish.spec.gpu.memory = Some(Quantity("80Gi".to_owned()));
     let created = space.apply_new(&wish).await;
-    let refused = space
-        .wait("large", "it is refused", |deployment| {
+    let reason = "0/2 nodes fit: 2 have 24 GiB of GPU memory, 80 GiB needed";
+    space
+        .wait("large", "it is refused with its reason", |deployment| {
             samples::condition(deployment, conditions::PLACED)
-                .is_some_and(|placed| placed.status == "False")
+                .is_some_and(|placed| placed.status == "False" && placed.message == reason)
         })
         .await;
-    let placed = samples::condition(&refused, conditions::PLACED).expect("it was waited for");
-    assert!(
-        placed
-            .message
-            .contains("0/2 nodes fit: 2 have 24 GiB of GPU memory, 80 GiB needed"),
-        "{}",
-        placed.message
-    );
     assert_eq!(space.pods_of("large").await.len(), 0);
 
     // One that cannot be placed does not block the others.
@@ -68,6 +67,25 @@ async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_ap
         .delete(node.name(), &DeleteParams::default())
         .await
         .expect("the offer is removed");
+    // Nobody is left who could say that its pods have ended.
+    let pods: Api<Pod> = Api::all(hold.client.clone());
+    let on_it = ListParams::default().fields(&format!("spec.nodeName={}", node.name()));
+    let at_once = DeleteParams::default().grace_period(0);
+    eventually(
+        "its pods are gone",
+        async || {
+            let left = pods.list(&on_it).await.map_err(|error| error.to_string())?;
+            for pod in &left {
+                let namespace = pod.namespace().expect("a pod has a namespace");
+                let api: Api<Pod> = Api::namespaced(hold.client.clone(), &namespace);
+                // The controller manager may have been faster.
+                let _ = api.delete(&pod.name_any(), &at_once).await;
+            }
+            Ok(names(&left.items))
+        },
+        Vec::is_empty,
+    )
+    .await;
     eventually(
         "the offer is gone",
         async || {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use creo_api::{AgentDeployment, Placement, labels};
+use creo_api::{AgentDeployment, CreoNode, Placement, creo_node::conditions, labels};
 use creo_e2e::{
     cluster::{Cluster, ClusterSpec, Gpus, ImageSet, Tuning},
     installation,
@@ -91,7 +91,31 @@ async fn start() -> Shared {
         .expect("the images are imported");
     installation::install(&cluster, &installation::chart(), &images, &impatient())
         .expect("the chart is installed");
+    wait_for_offers(&cluster).await;
     Shared { cluster, images }
+}
+
+/// Waits until every node is offered and can be used.
+async fn wait_for_offers(cluster: &Cluster) {
+    let client = cluster.client().await.expect("there is a client");
+    let offers: Api<CreoNode> = Api::all(client);
+    eventually(
+        "every node is offered",
+        async || {
+            let all = ListParams::default();
+            offers.list(&all).await.map_err(|error| error.to_string())
+        },
+        |offers| offers.iter().filter(|offer| is_usable(offer)).count() == cluster.nodes().len(),
+    )
+    .await;
+}
+
+fn is_usable(offer: &CreoNode) -> bool {
+    offer
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .any(|condition| condition.type_ == conditions::READY && condition.status == "True")
 }
 
 /// Values with which what the operator waits for comes soon.
