@@ -28,8 +28,17 @@ use kube::{
     Api,
     api::{ListParams, PostParams},
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_creo-e2e");
+
+/// Clusters share the machine's inotify instances, of which a Debian has few:
+/// so many tests have clusters at the same time, however many cores there are.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+async fn turn() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.expect("nobody closes it")
+}
 
 fn unique(purpose: &str) -> String {
     format!("{purpose}-{}", std::process::id())
@@ -196,6 +205,7 @@ fn held_by_a_process(name: &str) -> (Child, PathBuf) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_outlives_a_run_that_is_killed_with_pods_running() {
+    let _turn = turn().await;
     let name = unique("killed");
     let devices = network_devices();
     let (mut child, kubeconfig) = held_by_a_process(&name);
@@ -223,6 +233,7 @@ async fn nothing_outlives_a_run_that_is_killed_with_pods_running() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_runs_on_when_the_keeper_is_killed_as_well() {
+    let _turn = turn().await;
     let name = unique("keeper");
     let (mut child, kubeconfig) = held_by_a_process(&name);
     run_a_pod(&kubeconfig, "one").await;
@@ -255,6 +266,7 @@ async fn nothing_runs_on_when_the_keeper_is_killed_as_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_takes_every_fault_and_leaves_nothing_when_it_goes_down() {
+    let _turn = turn().await;
     let name = unique("faults");
     let mut cluster = Cluster::start(&spec(&name, 2), &Progress::silent())
         .await
@@ -319,6 +331,7 @@ async fn a_cluster_takes_every_fault_and_leaves_nothing_when_it_goes_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clusters_run_side_by_side_and_the_machines_kubectl_reaches_each() {
+    let _turn = turn().await;
     let (first, second) = (unique("side-a"), unique("side-b"));
     let (one, other) = (spec(&first, 1), spec(&second, 1));
     let progress = Progress::silent();
@@ -357,8 +370,9 @@ async fn clusters_run_side_by_side_and_the_machines_kubectl_reaches_each() {
     assert_eq!(status.code(), Some(6), "`gpu-1` and a line end are 6 bytes");
 }
 
-#[test]
-fn the_demo_goes_to_the_models_answer_and_its_second_run_takes_less_than_30_seconds() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_goes_to_the_models_answer_and_its_second_run_takes_less_than_30_seconds() {
+    let _turn = turn().await;
     let name = unique("demo");
     let run = |verb: &[&str]| {
         let begun = Instant::now();
