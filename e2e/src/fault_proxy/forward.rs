@@ -182,6 +182,14 @@ impl Call {
         }
     }
 
+    /// Whether a list puts up with an answer of any age. All others are read
+    /// from etcd, or from a cache that has caught up with it.
+    fn takes_any_age(&self) -> bool {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        query_value(query, "resourceVersion") == Some("0")
+            && query_value(query, "resourceVersionMatch") != Some("Exact")
+    }
+
     /// The list without what differs between two requests for the same list.
     fn list_key(&self) -> Option<String> {
         if self.verb() != Some(Verb::List) {
@@ -373,9 +381,10 @@ async fn forward(shared: &Arc<Shared>, call: &Call) -> Result<Response<ReplyBody
 }
 
 impl Shared {
-    /// The first answer to the same list, while the API server is to lag.
+    /// The first answer to the same list, while the API server is to lag and
+    /// where it may.
     fn old_list(&self, call: &Call) -> Option<Response<ReplyBody>> {
-        let key = call.list_key()?;
+        let key = call.list_key().filter(|_| call.takes_any_age())?;
         if locked(&self.past_until).is_none_or(|until| Instant::now() >= until) {
             return None;
         }

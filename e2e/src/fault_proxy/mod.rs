@@ -235,6 +235,13 @@ impl FaultProxy {
         tokio::time::timeout(limit, spent).await.is_ok()
     }
 
+    /// Whether a fault that lasts is still at work: the controller cannot know
+    /// all that there is to know yet.
+    #[must_use]
+    pub fn is_disturbing(&self) -> bool {
+        self.shared.watches.is_active()
+    }
+
     /// Every mutating request so far.
     #[must_use]
     pub fn writes(&self) -> Vec<Write> {

@@ -158,8 +158,9 @@ pub enum Action {
     Hang(Moment, Duration),
     /// The controller is killed after the API server has done what was asked,
     /// and the next one meets an API server that lags behind: for this long,
-    /// lists are answered as they were when they were first asked for, and
-    /// watches deliver nothing.
+    /// watches deliver nothing, and lists that put up with any age
+    /// (`resourceVersion=0`) are answered as they were when they were first
+    /// asked for. Other lists are consistent reads, and never old.
     KillIntoThePast(Duration),
     /// Every open watch ends, in the orderly way of a server-side timeout.
     CutWatches,

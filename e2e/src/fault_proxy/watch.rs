@@ -72,6 +72,16 @@ impl WatchFaults {
         });
     }
 
+    /// Whether a watch may still be held or repeat its events.
+    pub(super) fn is_active(&self) -> bool {
+        let now = Instant::now();
+        self.faults.borrow().iter().any(|fault| match fault {
+            WatchFault::Cut | WatchFault::Expire => false,
+            WatchFault::Hold { until } => *until + SKEW * SKEWS > now,
+            WatchFault::Repeat { until } => *until > now,
+        })
+    }
+
     fn push(&self, fault: WatchFault) {
         self.faults.send_modify(|faults| faults.push(fault));
     }

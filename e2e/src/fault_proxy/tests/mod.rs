@@ -55,8 +55,13 @@ impl Bench {
         self.call(request.body(body).expect("a request")).await
     }
 
+    /// A list of any age.
     async fn list(&self) -> Result<Value, u16> {
-        let path = format!("{PODS}?limit=500&resourceVersion=0");
+        self.read(&format!("{PODS}?limit=500&resourceVersion=0"))
+            .await
+    }
+
+    async fn read(&self, path: &str) -> Result<Value, u16> {
         self.call(Request::get(path).body(Vec::new()).expect("a request"))
             .await
     }
@@ -322,6 +327,7 @@ async fn held_watches_are_let_go_one_after_the_other() {
     );
     bench.apply(1).await.expect("an answer");
     bench.upstream.emit("a", "1");
+    assert!(bench.proxy.is_disturbing());
     assert_eq!(next(&mut first).await.as_deref(), Some("1"));
     let start = Instant::now();
     assert_eq!(next(&mut second).await.as_deref(), Some("1"));
@@ -356,6 +362,12 @@ async fn a_controller_that_is_killed_into_the_past_comes_back_to_old_lists_and_n
     assert_eq!(bench.apply(1).await, Err(0));
     assert_eq!(bench.effects(), [Effect::Created]);
     assert_eq!(bench.list().await.map(count), Ok(Some(0)), "the old answer");
+    let consistent = bench.read(&format!("{PODS}?limit=500")).await;
+    assert_eq!(
+        consistent.map(count),
+        Ok(Some(1)),
+        "a consistent read is never old"
+    );
     let mut events = bench.watch().await;
     bench.upstream.watched(1).await;
     bench.upstream.emit("a", "1");

@@ -307,8 +307,8 @@ fn has_change(pod: &Value) -> bool {
 enum Fault {
     KillBefore,
     KillAfter,
-    /// Killed, and the next one first sees the lists of long ago and then no
-    /// news for a while.
+    /// Killed, and the next one has no news for a while, and old lists where it
+    /// puts up with such.
     KillIntoThePast,
     DropAfter,
     ConflictBefore,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::observer::{Kind, Objects};
 
 /// Fields that are left out wherever they are.
-const VOLATILE: [&str; 28] = [
+const VOLATILE: [&str; 29] = [
     // Digests name the node, and either of two equal nodes is right.
     "creo.cloud/workload-digest",
     "clusterIP",
@@ -37,6 +37,8 @@ const VOLATILE: [&str; 28] = [
     "startTime",
     "startedAt",
     "uid",
+    // A GPU's identity tells equal nodes apart.
+    "uuid",
 ];
 
 /// How many lines of a difference are told.
