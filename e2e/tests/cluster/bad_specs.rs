@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use creo_e2e::cluster::Cluster;
 use kube::{
-    Api, Client, Config,
-    api::{ApiResource, DynamicObject, PostParams},
+    Api, Client, Config, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::GroupVersionKind,
 };
@@ -62,15 +62,12 @@ async fn every_bad_spec_is_refused_with_what_to_do_instead() {
         let result = match &spec.base {
             None => create_strictly(&client, &api, &spec.object).await,
             Some(base) => {
-                let created = api
-                    .create(&strict, &parse(base))
+                api.create(&strict, &parse(base))
                     .await
                     .expect("the base is good");
-                let mut changed = parse(&spec.object);
-                changed.metadata.resource_version = created.metadata.resource_version;
-                let name = changed.metadata.name.clone().expect("it has a name");
-                let result = api.replace(&name, &strict, &changed).await.map(drop);
-                api.delete(&name, &kube::api::DeleteParams::default())
+                let result = replace(&api, &strict, &parse(&spec.object)).await;
+                let name = spec.object["metadata"]["name"].as_str();
+                api.delete(name.expect("it has a name"), &DeleteParams::default())
                     .await
                     .expect("the base is removed");
                 result
@@ -108,6 +105,24 @@ async fn as_the_operator(cluster: &Cluster) -> Client {
         Some("system:serviceaccount:creo-system:creo-operator".to_owned());
     config.auth_info.impersonate_groups = Some(vec!["system:masters".to_owned()]);
     Client::try_from(config).expect("there is a client")
+}
+
+/// Replaces an object whatever its version is: the operator writes its status
+/// meanwhile.
+async fn replace(
+    api: &Api<DynamicObject>,
+    params: &PostParams,
+    wanted: &DynamicObject,
+) -> kube::Result<()> {
+    let name = wanted.name_any();
+    loop {
+        let mut changed = wanted.clone();
+        changed.metadata.resource_version = api.get(&name).await?.metadata.resource_version;
+        match api.replace(&name, params, &changed).await {
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// Creates as kubectl does: unknown fields are an error, not pruned.
