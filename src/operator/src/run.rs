@@ -24,6 +24,7 @@ use crate::base::cache::{Watch, keep};
 use crate::base::leader::{Candidate, Leadership, LeaseSettings, LostLease};
 use crate::base::{Cache, Publisher, Runner};
 use crate::deployment::Deployments;
+use crate::deployment::remains::Remains;
 use crate::engine::{self, EngineError};
 use crate::fleet::Reservations;
 use crate::kinds;
@@ -227,6 +228,7 @@ impl Operator {
             fleet: fleet.clone(),
             reservations,
             waiting: Arc::clone(&self.queues.waiting),
+            remains: Remains::default(),
         };
         let placements = Placements {
             client: self.client.clone(),

@@ -34,6 +34,12 @@ pub enum ReconcileError {
         /// Whose it is.
         found: String,
     },
+    /// What was planned for an object that is gone, or has another in its place, is not done.
+    #[error("{name} is gone, or another one has its name: what was planned for it is not done")]
+    Outdated {
+        /// The object.
+        name: String,
+    },
     /// The API server changed the object between our look and our write.
     #[error("{doing}: changed by somebody else meanwhile")]
     Conflict {
@@ -116,6 +122,7 @@ impl ReconcileError {
             Self::Conflict { .. } => Class::Conflict,
             Self::Deposed { .. } => Class::Deposed,
             Self::NotOurs { .. }
+            | Self::Outdated { .. }
             | Self::Refused { .. }
             | Self::TimedOut { .. }
             | Self::Kube { .. } => Class::Transient,
@@ -128,6 +135,7 @@ impl ReconcileError {
         match self {
             Self::Invalid(_) => "invalid",
             Self::NotOurs { .. } => "not_ours",
+            Self::Outdated { .. } => "outdated",
             Self::Conflict { .. } => "conflict",
             Self::Refused { .. } => "refused",
             Self::Deposed { .. } => "deposed",

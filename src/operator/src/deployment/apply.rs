@@ -33,14 +33,16 @@ pub struct Applied {
 
 impl Deployments {
     /// The Service: made where it is missing, mended where somebody changed it; true when written.
+    /// One of a deployment with the uid `gone_owner`, which is no more, is taken over.
     pub(super) async fn apply_service(
         &self,
         deployment: &AgentDeployment,
+        gone_owner: Option<&str>,
     ) -> Result<bool, ReconcileError> {
         let key = Key::of(deployment);
         if let Some(there) = self.services.get(&key) {
-            ours(deployment, &there)?;
-            if build::service::is_as_built(&there, deployment) {
+            let is_ours = ours(deployment, gone_owner, &there)?;
+            if is_ours && build::service::is_as_built(&there, deployment) {
                 return Ok(false);
             }
         }
@@ -50,8 +52,11 @@ impl Deployments {
             .get_opt(&key.name)
             .await
             .map_err(|error| ReconcileError::of(doing, error))?;
-        if let Some(live) = &live {
-            ours(deployment, live)?;
+        match &live {
+            Some(live) => {
+                ours(deployment, gone_owner, live)?;
+            }
+            None => self.must_be_there(deployment).await?,
         }
         let mut built = build::service::service(deployment);
         // Exactly the object that was looked at, or a new one.
@@ -140,6 +145,15 @@ impl Deployments {
         deployment: &AgentDeployment,
         create: Vec<Placement>,
     ) -> Result<(), ReconcileError> {
+        if create.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.must_be_there(deployment).await {
+            for placement in create {
+                self.reservations.release(&Key::of(&placement));
+            }
+            return Err(error);
+        }
         let mut create = create.into_iter();
         while let Some(placement) = create.next() {
             if let Err(error) = self.create(deployment, &placement).await {
@@ -281,10 +295,18 @@ fn is_positive(error: &ReconcileError) -> bool {
     )
 }
 
-fn ours(deployment: &AgentDeployment, service: &slim::Service) -> Result<(), ReconcileError> {
+/// Whether the Service is this deployment's already; false when it can become so.
+fn ours(
+    deployment: &AgentDeployment,
+    gone_owner: Option<&str>,
+    service: &slim::Service,
+) -> Result<bool, ReconcileError> {
     let owner = controller(&service.metadata, "AgentDeployment").map(|(_, uid)| uid);
     if owner.is_some() && owner == deployment.uid().as_deref() {
-        return Ok(());
+        return Ok(true);
+    }
+    if owner.is_some() && owner == gone_owner {
+        return Ok(false);
     }
     Err(ReconcileError::NotOurs {
         kind: "Service",
@@ -308,7 +330,42 @@ fn applied(service: &Service, doing: &'static str) -> Result<Value, ReconcileErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deployment::fixture::deployment;
     use crate::placement::fixture;
+
+    #[test]
+    fn a_service_is_taken_over_of_a_deployment_that_is_gone_and_of_nobody_else() {
+        let of = |owner: Value| -> slim::Service {
+            serde_json::from_value(json!({
+                "metadata": {"name": "chat", "namespace": "team", "ownerReferences": owner},
+            }))
+            .unwrap()
+        };
+        let controlled_by = |kind: &str, uid: &str| {
+            of(json!([{
+                "apiVersion": "creo.cloud/v1alpha1", "kind": kind, "name": "chat", "uid": uid,
+                "controller": true,
+            }]))
+        };
+        let ours = |gone: Option<&str>, service: &slim::Service| {
+            ours(&deployment(json!({})), gone, service).ok()
+        };
+        assert_eq!(
+            ours(None, &controlled_by("AgentDeployment", "c5a1")),
+            Some(true)
+        );
+        assert_eq!(ours(None, &controlled_by("AgentDeployment", "old")), None);
+        assert_eq!(
+            ours(Some("old"), &controlled_by("AgentDeployment", "old")),
+            Some(false)
+        );
+        assert_eq!(
+            ours(Some("old"), &controlled_by("AgentDeployment", "other")),
+            None
+        );
+        assert_eq!(ours(Some("old"), &controlled_by("Gateway", "old")), None);
+        assert_eq!(ours(Some("old"), &of(json!([]))), None);
+    }
 
     #[test]
     fn an_update_of_the_workload_leaves_nothing_of_the_old_one() {

@@ -2,8 +2,9 @@
 //!
 //! RBAC, and where it is used:
 //!
-//! - `agentdeployments` list, watch: what customers want. `agentdeployments/status` patch: what
-//!   became of it.
+//! - `agentdeployments` list, watch: what customers want; get: whether one is still there before
+//!   anything is created for it, or cleared up after it ([`remains`]). `agentdeployments/status`
+//!   patch: what became of it.
 //! - `placements` list, watch; create: a replica ([`apply`]); get: whose a Placement is when its
 //!   name is taken; patch: the workload of a replica, when the deployment changed; delete: a
 //!   replica that is too many, is over, or has terms that no longer agree.
@@ -16,6 +17,7 @@ pub mod build;
 pub mod leaving;
 pub mod place;
 pub mod plan;
+pub mod remains;
 pub mod status;
 pub mod validate;
 
@@ -44,6 +46,7 @@ use crate::settings::Settings;
 
 use apply::Applied;
 use plan::plan;
+use remains::{Cleared, Remains};
 use status::Findings;
 use validate::{Invalid, Valid, validate};
 
@@ -120,6 +123,8 @@ pub struct Deployments {
     pub reservations: Arc<Reservations>,
     /// Who waits for capacity.
     pub waiting: Arc<WaitingForCapacity>,
+    /// What deployments left behind.
+    pub remains: Remains,
 }
 
 /// What one reconcile came to, before the status.
@@ -134,14 +139,18 @@ impl Reconciler for Deployments {
 
     async fn reconcile(&self, key: &Key) -> Result<Report, ReconcileError> {
         let deployment = self.deployments.get(key);
+        let cleared = self.clear_remains(key, deployment.as_deref()).await?;
         let Some(deployment) = deployment.filter(|one| one.metadata.deletion_timestamp.is_none())
         else {
             // What it had goes with it: the API server deletes what it owns.
             self.waiting.set(key, false);
-            return Ok(Report::new(Outcome::Gone));
+            return Ok(Report {
+                again_after: cleared.again_after,
+                ..Report::new(Outcome::Gone)
+            });
         };
         let now = Timestamp::now();
-        let worked = self.work(key, &deployment, now).await?;
+        let worked = self.work(key, &deployment, &cleared, now).await?;
         self.waiting.set(key, worked.applied.obstacle.is_some());
         let findings = Findings {
             valid: worked.valid.as_ref(),
@@ -159,12 +168,15 @@ impl Reconciler for Deployments {
             self.deployments.wrote(written);
         }
         Ok(Report {
-            outcome: match (worked.applied.wrote || differs, &findings.obstacle) {
+            outcome: match (
+                worked.applied.wrote || cleared.wrote || differs,
+                &findings.obstacle,
+            ) {
                 (true, _) => Outcome::Changed,
                 (false, Some(_)) => Outcome::Waiting,
                 (false, None) => Outcome::Settled,
             },
-            again_after: worked.again_after,
+            again_after: earlier(worked.again_after, cleared.again_after),
             notes,
         })
     }
@@ -174,12 +186,17 @@ impl Reconciler for Deployments {
     }
 }
 
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
+}
+
 impl Deployments {
     /// Observe, validate, plan, build and apply.
     async fn work(
         &self,
         key: &Key,
         deployment: &AgentDeployment,
+        cleared: &Cleared,
         now: Timestamp,
     ) -> Result<Worked, ReconcileError> {
         let placements = self.own_placements(key, deployment);
@@ -193,7 +210,8 @@ impl Deployments {
                 });
             }
         };
-        let service = match self.apply_service(deployment).await {
+        let gone_owner = cleared.gone_owner.as_deref();
+        let service = match self.apply_service(deployment, gone_owner).await {
             Err(error @ ReconcileError::NotOurs { .. }) => {
                 let message = error.to_string();
                 return Ok(Worked {

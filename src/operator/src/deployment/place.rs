@@ -36,16 +36,23 @@ pub fn place(
     if plan.rule.create == 0 {
         return Decision::default();
     }
-    reservations.decide(|others| {
+    let numbers = ordinals(deployment, placements, plan.rule.create);
+    let again = names(deployment, &numbers);
+    reservations.decide(|reserved| {
         let now = Timestamp::now();
-        let mut nodes = nodes(fleet, others, None, placements, plan);
+        // A create in doubt that is tried again under its name takes one place and not two.
+        let others: Vec<Reservation> = reserved
+            .iter()
+            .filter(|one| !again.contains(&one.placement))
+            .cloned()
+            .collect();
+        let mut nodes = nodes(fleet, &others, None, placements, plan);
         let placed = market::place(
             &mut nodes,
             &valid.wish,
             plan.rule.create,
             now.as_millisecond(),
         );
-        let numbers = ordinals(deployment, placements, placed.chosen.len());
         let create: Vec<Placement> = placed
             .chosen
             .into_iter()
@@ -71,6 +78,21 @@ pub fn place(
             reserved,
         )
     })
+}
+
+/// The names that the Placements of these ordinals have.
+fn names(deployment: &AgentDeployment, numbers: &[u32]) -> Vec<Key> {
+    let (name, uid) = (deployment.name_any(), deployment.uid().unwrap_or_default());
+    let namespace = deployment.namespace().unwrap_or_default();
+    numbers
+        .iter()
+        .map(|number| {
+            Key::namespaced(
+                namespace.clone(),
+                creo_api::names::placement(&name, &uid, *number),
+            )
+        })
+        .collect()
 }
 
 /// Whether a replica that is to be replaced would find a place if it were gone; the refusal if

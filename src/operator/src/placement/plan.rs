@@ -169,11 +169,13 @@ impl Planner<'_> {
 
     /// There is a pod: keep it, replace it, or give up on it.
     fn keep(&self, pod: &Arc<Pod>) -> Plan {
-        if pod.has_ended() {
+        // One that we replace ends because we asked it to, and has not failed.
+        let is_replaced = pod.annotations().get(annotations::WORKLOAD) != Some(&self.wanted());
+        if pod.has_ended() && !is_replaced {
             return self.failed(pod);
         }
         let bound = pod.spec.node_name.is_some();
-        if bound && self.seen.node == NodeSight::Unseen {
+        if bound && !pod.has_ended() && self.seen.node == NodeSight::Unseen {
             let message = format!(
                 "nothing is heard of node {}; the pod may still serve there, and is asked again when the node answers",
                 self.seen.placement.spec.workload.kubernetes_node
@@ -194,7 +196,7 @@ impl Planner<'_> {
                 Some(pod.as_ref()),
             ));
         }
-        if pod.annotations().get(annotations::WORKLOAD) != Some(&self.wanted()) {
+        if is_replaced {
             let message = format!(
                 "pod {} has another workload than spec.workload and is replaced",
                 pod.name_any()

@@ -362,6 +362,15 @@ fn another_workload_replaces_the_pod_and_does_not_wait_for_a_back_off() {
         )),
         "nothing: Pending Stopping"
     );
+    let ended = pod(1, Some("machine-1"), json!({"phase": "Succeeded"}));
+    for (pod, expected) in [
+        (deleting(&ended), "nothing: Pending Stopping"),
+        (ended, "delete p-1: Pending Replacing"),
+    ] {
+        let plan = planned(changed(was("Ready", 1)), &[pod], NodeSight::Seen);
+        assert_eq!(line(&plan), expected, "it ended because it is replaced");
+        assert_eq!(plan.view.failures, 0);
+    }
     let next = planned(changed(was("Pending", 1)), &[], NodeSight::Seen);
     assert_eq!(
         (line(&next).as_str(), next.view.revision.as_deref()),
