@@ -155,6 +155,7 @@ mod tests {
             pci_address: String::new(),
             // A minor number is not always the index.
             minor: index + 4,
+            ..Gpu::default()
         }
     }
 

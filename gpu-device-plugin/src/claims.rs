@@ -271,6 +271,8 @@ fn shortened(text: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
     use crate::health::Finding;
     use crate::inventory::{Gpu, Unreadable, Versions};
 
@@ -299,8 +301,10 @@ mod tests {
                 compute_capability: "7.5".to_owned(),
                 pci_address: String::new(),
                 minor: 3,
+                ..Gpu::default()
             },
             health,
+            partitions: BTreeMap::new(),
         }
     }
 

@@ -19,8 +19,8 @@ pub struct Versions {
     pub cuda: String,
 }
 
-/// One GPU: what does not change while the machine runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// One GPU: what does not change while the driver is loaded, but for its partitions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
     /// The driver's number of the GPU.
@@ -37,6 +37,99 @@ pub struct Gpu {
     pub pci_address: String,
     /// N of `/dev/nvidiaN`.
     pub minor: u32,
+    /// The NUMA node that the card is attached to, where the machine says so.
+    pub numa_node: Option<u32>,
+    /// The card's PCI Express link, where the driver says.
+    pub pcie: Option<PcieLink>,
+    /// Whether error correction is on; nothing where the card has none.
+    pub ecc_enabled: Option<bool>,
+    /// The power limit that is enforced, in milliwatts, where the driver says.
+    pub power_limit_milliwatts: Option<u32>,
+    /// Whether and how the card is partitioned.
+    pub mig: Mig,
+    /// How the card reaches the others, by their UUID; those that it reaches over the
+    /// machine's processors alone are left out.
+    pub links: Vec<Link>,
+}
+
+/// A PCI Express link, at its best since the plugin started and as card and slot could have
+/// it: a card that rests slows its link down, so that the link of this moment says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PcieLink {
+    /// Generation that was seen.
+    pub generation: u32,
+    /// Generation that card and slot can do.
+    pub generation_max: u32,
+    /// Lanes that were seen.
+    pub width: u32,
+    /// Lanes that card and slot can do.
+    pub width_max: u32,
+}
+
+/// Whether and how a card is partitioned (Multi-Instance GPU).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "mode", content = "devices")]
+pub enum Mig {
+    /// The card cannot be partitioned.
+    #[default]
+    Unsupported,
+    /// It can be and is not.
+    Off,
+    /// It is, into these, by GPU instance and compute instance. While it is, the card as a
+    /// whole cannot be used.
+    On(Vec<MigDevice>),
+}
+
+impl Mig {
+    /// The partitions; none where the card is not partitioned.
+    #[must_use]
+    pub fn devices(&self) -> &[MigDevice] {
+        match self {
+            Self::On(devices) => devices,
+            Self::Unsupported | Self::Off => &[],
+        }
+    }
+}
+
+/// One partition of a card.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigDevice {
+    /// The partition's name everywhere: `MIG-` and a UUID.
+    pub uuid: String,
+    /// NVIDIA's name of its size, such as `1g.10gb` or `1c.3g.20gb`.
+    pub profile: String,
+    /// Number of the GPU instance on the card.
+    pub gpu_instance: u32,
+    /// Number of the compute instance in the GPU instance.
+    pub compute_instance: u32,
+    /// Memory of the GPU instance, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// A way from one card to another that is shorter than the one over the processors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// UUID of the other card.
+    pub peer: String,
+    /// What the way goes over.
+    pub kind: LinkKind,
+}
+
+/// What a way between two cards goes over; the greater one is the better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase", tag = "over", content = "lanes")]
+pub enum LinkKind {
+    /// One or more PCI Express switches, without the host bridge.
+    PcieSwitches,
+    /// One PCI Express switch.
+    PcieSwitch,
+    /// Both are on one board.
+    Board,
+    /// This many NVLink connections, directly or over NVSwitches.
+    NvLink(u32),
 }
 
 /// A GPU that the driver counts and cannot describe.
@@ -129,6 +222,7 @@ mod tests {
             compute_capability: "12.10".to_owned(),
             pci_address: "00000000:01:00.0".to_owned(),
             minor: index,
+            ..Gpu::default()
         }
     }
 

@@ -16,3 +16,4 @@ pub mod metrics;
 pub mod offer;
 pub mod resource;
 pub mod serve;
+pub mod unit;

@@ -238,8 +238,10 @@ mod tests {
                 compute_capability: "7.5".to_owned(),
                 pci_address: String::new(),
                 minor: index,
+                ..Gpu::default()
             },
             health: Health::Healthy,
+            partitions: BTreeMap::new(),
         }
     }
 

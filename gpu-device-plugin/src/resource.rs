@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// An extended resource, `VENDOR/CLASS`, such as `creo.cloud/gpu`. It is the kind of the CDI
 /// devices as well, so both parts are what both specifications allow.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource {
     vendor: String,
     class: String,

@@ -47,6 +47,20 @@ pub struct Device {
     pub gpu: Gpu,
     /// Whether it may be given to new containers.
     pub health: Health,
+    /// What is wrong with single partitions of it, by their UUID; those without an entry have
+    /// the card's own health.
+    pub partitions: BTreeMap<String, Health>,
+}
+
+impl Device {
+    /// The health of this partition: the card's own where the card is ill.
+    #[must_use]
+    pub fn partition_health(&self, uuid: &str) -> &Health {
+        match self.partitions.get(uuid) {
+            Some(own) if self.health.is_healthy() => own,
+            _ => &self.health,
+        }
+    }
 }
 
 impl Default for Snapshot {
@@ -406,6 +420,7 @@ impl Watcher {
             .map(|known| Device {
                 gpu: known.gpu.clone(),
                 health: known.tracker.health(),
+                partitions: BTreeMap::new(),
             })
             .collect();
         devices.sort_by(|one, other| {

@@ -118,6 +118,7 @@ impl Session {
             compute_capability: format!("{}.{}", capability.major, capability.minor),
             pci_address: device.pci_info().map(|pci| pci.bus_id).unwrap_or_default(),
             minor: device.minor_number()?,
+            ..Gpu::default()
         })
     }
 

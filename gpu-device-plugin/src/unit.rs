@@ -1,0 +1,69 @@
+//! What the kubelet can give to a container, one by one.
+
+use std::collections::BTreeMap;
+
+use crate::health::Health;
+use crate::resource::Resource;
+
+/// Everything that this node offers, and what it has and does not offer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// The units of each resource, in the order of the driver's numbers. Units of one
+    /// resource are alike: whoever gets one cannot tell it from another.
+    pub units: BTreeMap<Resource, Vec<Unit>>,
+    /// The GPUs that are not offered, in the order of the driver's numbers.
+    pub withheld: Vec<Withheld>,
+}
+
+/// One thing that one container can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name for the kubelet. It stays the same over restarts of plugin and machine.
+    pub id: String,
+    /// UUID of the card.
+    pub gpu: String,
+    /// What of the card it is.
+    pub part: Part,
+    /// The NUMA node that the card is attached to, where the machine says so.
+    pub numa_node: Option<u32>,
+    /// Whether it may be given to new containers.
+    pub health: Health,
+}
+
+/// What of a card a unit is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// A partition of this UUID.
+    Mig(String),
+    /// All of it, together with the holders of the card's other shares.
+    Share {
+        /// Number of the share on its card, from 0.
+        number: u32,
+        /// How many shares the card has.
+        of: u32,
+    },
+}
+
+impl Unit {
+    /// The UUID under which CUDA and the CDI specification know what the container gets.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        match &self.part {
+            Part::Whole | Part::Share { .. } => &self.gpu,
+            Part::Mig(uuid) => uuid,
+        }
+    }
+}
+
+/// A GPU that is not offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// UUID of the card.
+    pub gpu: String,
+    /// A word for machines: the same for the same kind of cause.
+    pub reason: &'static str,
+    /// Why, and what to do to have it offered.
+    pub message: String,
+}
