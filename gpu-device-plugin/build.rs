@@ -4,8 +4,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let api = protox::compile(["deviceplugin.proto"], ["proto"])?;
-    // Both sides of both services: the plugin serves one and calls the other, dials itself
+    let api = protox::compile(["deviceplugin.proto", "podresources.proto"], ["proto"])?;
+    // Both sides of every service: the plugin serves one and calls the others, dials itself
     // before it registers, and the tests are a kubelet.
     tonic_prost_build::configure().compile_fds(api)?;
     Ok(())

@@ -14,6 +14,7 @@ pub mod inventory;
 pub mod kubelet;
 pub mod metrics;
 pub mod offer;
+pub mod pod_resources;
 pub mod resource;
 pub mod serve;
 pub mod unit;

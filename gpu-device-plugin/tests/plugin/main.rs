@@ -10,3 +10,4 @@ mod binary;
 mod claims;
 mod driver;
 mod offering;
+mod pod_resources;
