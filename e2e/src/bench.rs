@@ -1,6 +1,7 @@
 //! `make bench`: figures as ratios of two things measured in one run.
 
 mod apply_to_ready;
+mod device_plugin;
 
 use std::{fs, path::PathBuf};
 
@@ -23,6 +24,24 @@ pub struct Arguments {
     /// How many interleaved pairs a comparison has.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
+    /// Measure only this; without it, everything.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+}
+
+/// Something that can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// From apply to Ready, on a cluster.
+    ApplyToReady,
+    /// The device plugin beside a kubelet that this process plays.
+    DevicePlugin,
+}
+
+impl Arguments {
+    fn measures(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
 }
 
 /// One figure.
@@ -59,39 +78,28 @@ impl Row {
             holds: ratio <= goal,
         }
     }
+
+    /// A figure with an upper limit of its own, which stands in the place of the baseline.
+    #[must_use]
+    pub fn within(name: &str, unit: &'static str, value: f64, limit: f64) -> Self {
+        Self::at_most(name, unit, value, limit, 1.0)
+    }
 }
 
-/// Measures on a cluster of its own, prints a table and writes the report.
+/// Measures what was asked for, the most of it on a cluster of its own, prints a table and writes the report.
 ///
 /// # Errors
 ///
 /// Something cannot be measured, or a goal does not hold.
 pub async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     let progress = Progress::stderr();
-    let images = ImageSet::build(&progress)?;
-    let spec = ClusterSpec {
-        name: format!("bench-{}", std::process::id()),
-        nodes: 2,
-        gpus_per_node: 8,
-        gpu_profile: "rtx-4090".to_owned(),
-        gpus: Gpus::StandIn,
-        api_port: 0,
-        program,
-        detached: false,
-        tuning: Tuning::default(),
-    };
-    let mut cluster = Cluster::start(&spec, &progress).await?;
-    progress.run("import the images", || cluster.import_images(&images))?;
-    progress.run("install the chart", || {
-        installation::install(&cluster, &installation::chart(), &images, &[])
-    })?;
-    let rows = Box::pin(apply_to_ready::measure(
-        &cluster,
-        &progress,
-        arguments.pairs,
-    ))
-    .await?;
-    progress.run("end the cluster", || cluster.down())?;
+    let mut rows = Vec::new();
+    if arguments.measures(Part::DevicePlugin) {
+        rows.extend(Box::pin(device_plugin::measure(&progress, arguments.pairs)).await?);
+    }
+    if arguments.measures(Part::ApplyToReady) {
+        rows.extend(Box::pin(on_a_cluster(arguments, program, &progress)).await?);
+    }
     println!("{}", table(&rows));
     write_report(&arguments.report, &rows)?;
     let missed: Vec<&str> = rows
@@ -106,6 +114,33 @@ pub async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
         "bench",
         format!("these goals do not hold: {}", missed.join(", ")),
     ))
+}
+
+async fn on_a_cluster(
+    arguments: &Arguments,
+    program: PathBuf,
+    progress: &Progress,
+) -> Result<Vec<Row>> {
+    let images = ImageSet::build(progress)?;
+    let spec = ClusterSpec {
+        name: format!("bench-{}", std::process::id()),
+        nodes: 2,
+        gpus_per_node: 8,
+        gpu_profile: "rtx-4090".to_owned(),
+        gpus: Gpus::StandIn,
+        api_port: 0,
+        program,
+        detached: false,
+        tuning: Tuning::default(),
+    };
+    let mut cluster = Cluster::start(&spec, progress).await?;
+    progress.run("import the images", || cluster.import_images(&images))?;
+    progress.run("install the chart", || {
+        installation::install(&cluster, &installation::chart(), &images, &[])
+    })?;
+    let rows = Box::pin(apply_to_ready::measure(&cluster, progress, arguments.pairs)).await?;
+    progress.run("end the cluster", || cluster.down())?;
+    Ok(rows)
 }
 
 /// The value below which `share` (0 to 1) of the values lie: the nearest rank.

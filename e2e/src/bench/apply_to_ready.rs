@@ -91,8 +91,7 @@ async fn creo_once(client: &Client) -> Result<(f64, Pod)> {
         .items
         .pop()
         .ok_or_else(|| Error::malformed("the bench", "there is no pod"))?;
-    remove(&api, "bench").await?;
-    wait_for_no_pod(client).await?;
+    remove(client, &api, "bench").await?;
     Ok((taken, pod))
 }
 
@@ -104,8 +103,7 @@ async fn bare_once(client: &Client, deployment: &Deployment) -> Result<f64> {
         .map_err(Error::kubernetes("creating the bare Deployment"))?;
     wait(&api, &deployment.name_any(), is_available).await?;
     let taken = begun.elapsed().as_secs_f64();
-    remove(&api, &deployment.name_any()).await?;
-    wait_for_no_pod(client).await?;
+    remove(client, &api, &deployment.name_any()).await?;
     Ok(taken)
 }
 
@@ -151,17 +149,19 @@ where
     tokio::time::timeout(PATIENCE, await_condition(api.clone(), name, condition))
         .await
         .map_err(|_| Error::Timeout {
-            what: format!("{name} getting ready"),
+            what: format!("the change of {name}"),
             within: PATIENCE,
-            last: "not ready".to_owned(),
+            last: "it did not come".to_owned(),
         })?
         .map(drop)
         .map_err(|error| Error::malformed(format!("the watch of {name}"), error))
 }
 
-async fn remove<K>(api: &Api<K>, name: &str) -> Result<()>
+/// Deletes the object and waits until nothing of it is left, so that the next one of this
+/// name finds the machine as this one did.
+async fn remove<K>(client: &Client, api: &Api<K>, name: &str) -> Result<()>
 where
-    K: kube::Resource + Clone + std::fmt::Debug + for<'de> serde::Deserialize<'de>,
+    K: kube::Resource + Clone + std::fmt::Debug + for<'de> serde::Deserialize<'de> + Send + 'static,
 {
     let params = DeleteParams {
         propagation_policy: Some(PropagationPolicy::Foreground),
@@ -169,8 +169,9 @@ where
     };
     api.delete(name, &params)
         .await
-        .map(drop)
-        .map_err(Error::kubernetes(format!("deleting {name}")))
+        .map_err(Error::kubernetes(format!("deleting {name}")))?;
+    wait(api, name, |object: Option<&K>| object.is_none()).await?;
+    wait_for_no_pod(client).await
 }
 
 async fn wait_for_no_pod(client: &Client) -> Result<()> {
