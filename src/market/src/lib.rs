@@ -4,6 +4,7 @@
 //! and the same input always gives the same answer. Whatever is compared or
 //! paid is an integer whose name ends in its unit.
 
+pub mod money;
 pub mod placement;
 pub mod replicas;
 pub mod simulation;
