@@ -44,6 +44,10 @@ pub struct DriverArguments {
     /// The same root as this process sees it, where that is another path.
     #[arg(long, env = "CREO_DRIVER_ROOT_MOUNT", value_name = "DIR", value_parser = absolute_path)]
     pub driver_root_mount: Option<PathBuf>,
+
+    /// The kernel's /sys as this process sees it.
+    #[arg(long, env = "CREO_SYSFS_ROOT", value_name = "DIR", default_value = "/sys", value_parser = absolute_path)]
+    pub sysfs_root: PathBuf,
 }
 
 impl DriverArguments {
@@ -61,6 +65,7 @@ impl DriverArguments {
         Source {
             library: self.nvml_library.clone(),
             root: self.root_mount(),
+            sysfs: self.sysfs_root.clone(),
         }
     }
 }

@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Device, Snapshot};
-use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::resource::Resource;
 
@@ -238,10 +237,11 @@ fn claimed(device: &Device) -> ClaimedGpu {
             .min(MAX_MEMORY_BYTES),
         compute_capability: gpu.compute_capability.clone(),
         healthy: device.health.is_healthy(),
-        reason: match &device.health {
-            Health::Healthy => None,
-            Health::Unhealthy(finding) => Some(shortened(&finding.to_string(), MAX_REASON)),
-        },
+        reason: device
+            .health
+            .worst()
+            .filter(|_| !device.health.is_healthy())
+            .map(|finding| shortened(&finding.to_string(), MAX_REASON)),
     }
 }
 
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    use crate::health::Finding;
+    use crate::health::{Finding, Health};
     use crate::inventory::{Gpu, Unreadable, Versions};
 
     fn resource() -> Resource {
@@ -312,8 +312,8 @@ mod tests {
     fn a_healthy_gpu_is_claimed_without_a_reason_and_an_ill_one_with_one() {
         let claims = claims(
             &snapshot(vec![
-                device(Health::Healthy),
-                device(Health::Unhealthy(Finding::Xid(79))),
+                device(Health::healthy()),
+                device(Health::of([Finding::Xid(79)])),
             ]),
             &resource(),
         );
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_cannot_be_read_is_named_in_the_message() {
-        let mut some = snapshot(vec![device(Health::Healthy)]);
+        let mut some = snapshot(vec![device(Health::healthy())]);
         some.unreadable.push(Unreadable {
             index: 1,
             why: "GPU is lost".to_owned(),
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn whatever_the_driver_says_fits_the_schema() {
-        let mut huge = device(Health::Unhealthy(Finding::Unreadable("x".repeat(9_000))));
+        let mut huge = device(Health::of([Finding::Unreadable("x".repeat(9_000))]));
         huge.gpu.model = "ö".repeat(500);
         huge.gpu.memory_bytes = u64::MAX;
         let mut many = snapshot(vec![huge; 500]);

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Widest table that is printed, in columns.
 const TABLE_COLUMNS: usize = 100;
 /// Longest name of a model in a table, in characters.
-const MODEL_COLUMNS: usize = 32;
+const MODEL_COLUMNS: usize = 24;
 
 /// The driver's versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,7 +54,7 @@ pub struct Gpu {
 
 /// A PCI Express link, at its best since the plugin started and as card and slot could have
 /// it: a card that rests slows its link down, so that the link of this moment says nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PcieLink {
     /// Generation that was seen.
@@ -65,6 +65,21 @@ pub struct PcieLink {
     pub width: u32,
     /// Lanes that card and slot can do.
     pub width_max: u32,
+}
+
+impl PcieLink {
+    /// The better of what is seen now and what was seen before; what is possible is as now.
+    #[must_use]
+    pub fn or_better(self, before: Option<Self>) -> Self {
+        match before {
+            Some(before) => Self {
+                generation: self.generation.max(before.generation),
+                width: self.width.max(before.width),
+                ..self
+            },
+            None => self,
+        }
+    }
 }
 
 /// Whether and how a card is partitioned (Multi-Instance GPU).
@@ -161,15 +176,26 @@ impl Inventory {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
-        table.set_header(["GPU", "MODEL", "MEMORY", "COMPUTE", "UUID"]);
+        table.set_header(["GPU", "MODEL", "MEMORY", "CC", "NUMA", "PCIE", "UUID"]);
         for gpu in &self.gpus {
             table.add_row([
                 gpu.index.to_string(),
                 shortened(&gpu.model, MODEL_COLUMNS),
                 gibibytes(gpu.memory_bytes),
                 gpu.compute_capability.clone(),
+                gpu.numa_node.map_or_else(unknown, |node| node.to_string()),
+                gpu.pcie.map_or_else(unknown, |link| {
+                    format!("{}x{}", link.generation, link.width)
+                }),
                 gpu.uuid.clone(),
             ]);
+            for partition in gpu.mig.devices() {
+                table.add_row(partition_row(gpu.index, partition));
+            }
+        }
+        for column in table.column_iter_mut() {
+            // One space between columns is all that there is room for.
+            column.set_padding((0, 1));
         }
         let mut text = format!(
             "driver {}, CUDA {}, {} GPU{}\n",
@@ -188,6 +214,26 @@ impl Inventory {
         }
         text
     }
+}
+
+/// A partition, below its card: `0/1/0` is compute instance 0 of GPU instance 1 of card 0.
+fn partition_row(index: u32, partition: &MigDevice) -> [String; 7] {
+    [
+        format!(
+            "{index}/{}/{}",
+            partition.gpu_instance, partition.compute_instance
+        ),
+        shortened(&format!("MIG {}", partition.profile), MODEL_COLUMNS),
+        gibibytes(partition.memory_bytes),
+        String::new(),
+        String::new(),
+        String::new(),
+        partition.uuid.clone(),
+    ]
+}
+
+fn unknown() -> String {
+    "-".to_owned()
 }
 
 fn or_unknown(text: &str) -> &str {
@@ -226,6 +272,16 @@ mod tests {
         }
     }
 
+    fn partition(index: u32) -> MigDevice {
+        MigDevice {
+            uuid: format!("MIG-00000000-0000-0000-0000-{index:012}"),
+            profile: "1c.3g.20gb+me.all".to_owned(),
+            gpu_instance: 11,
+            compute_instance: 6,
+            memory_bytes: 20 << 30,
+        }
+    }
+
     #[test]
     fn the_table_fits_in_100_columns_whatever_the_cards_are_called() {
         let inventory = Inventory {
@@ -234,7 +290,17 @@ mod tests {
                 cuda: "12.8".to_owned(),
             },
             gpus: (0..128)
-                .map(|index| gpu(index, &"NVIDIA ".repeat(13)))
+                .map(|index| Gpu {
+                    numa_node: Some(7),
+                    pcie: Some(PcieLink {
+                        generation: 5,
+                        generation_max: 5,
+                        width: 16,
+                        width_max: 16,
+                    }),
+                    mig: Mig::On(vec![partition(index)]),
+                    ..gpu(index, &"NVIDIA ".repeat(13))
+                })
                 .collect(),
             unreadable: vec![Unreadable {
                 index: 127,
@@ -245,6 +311,9 @@ mod tests {
         let widest = table.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(100), "{widest:?} columns");
         assert!(table.contains("79.6 GiB"));
+        assert!(table.contains("127/11/6"), "{table}");
+        assert!(table.contains("MIG 1c.3g.20gb+me.all"));
+        assert!(table.contains(&partition(127).uuid));
         assert!(table.contains(&inventory.gpus[127].uuid));
     }
 

@@ -131,7 +131,7 @@ impl Metrics {
     /// Shows what a GPU says of itself.
     pub fn reading(&self, gpu: &Gpu, reading: &Reading) {
         let labels = labels(gpu);
-        if let Some(bytes) = reading.memory_used_bytes {
+        if let Some(bytes) = reading.memory.map(|memory| memory.used) {
             self.memory_used
                 .with_label_values(&labels)
                 .set(whole(bytes));
@@ -240,7 +240,7 @@ mod tests {
                 minor: index,
                 ..Gpu::default()
             },
-            health: Health::Healthy,
+            health: Health::healthy(),
             partitions: BTreeMap::new(),
         }
     }
@@ -267,7 +267,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let mut ill = device(1);
-        ill.health = Health::Unhealthy(Finding::Lost);
+        ill.health = Health::of([Finding::Lost]);
         metrics.snapshot(&snapshot(vec![device(0), ill]));
         metrics.reading(
             &device(0).gpu,

@@ -28,6 +28,8 @@ pub struct Source {
     pub library: Option<PathBuf>,
     /// The driver's root as this process sees it.
     pub root: PathBuf,
+    /// Where this process sees the kernel's `/sys`.
+    pub sysfs: PathBuf,
 }
 
 /// A driver that can be told from the one that was there before: another file of the library
@@ -102,6 +104,7 @@ mod tests {
         Source {
             library: None,
             root: root.to_owned(),
+            sysfs: PathBuf::from("/sys"),
         }
     }
 
@@ -129,6 +132,7 @@ mod tests {
         let source = Source {
             library: Some(PathBuf::from("/nowhere/libnvidia-ml.so.1")),
             root: PathBuf::from("/"),
+            sysfs: PathBuf::from("/sys"),
         };
         assert!(
             source

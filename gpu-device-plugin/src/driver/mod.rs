@@ -5,21 +5,25 @@
 //! out questions, gives each a time to be answered, and folds what comes back into one
 //! [`Snapshot`]. A GPU that hangs is silent; the others go on.
 
+mod known;
 pub mod library;
 pub mod session;
+mod sysfs;
 mod threads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nvml_wrapper::error::NvmlError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::health::{Finding, Health, Seen, Tracker};
+use crate::health::{Finding, Health, Severity};
 use crate::inventory::{Gpu, Inventory, Unreadable, Versions};
 use crate::metrics::Metrics;
+use known::Known;
 use library::{Footprint, Source};
 use session::{MAX_GPUS, OpenError, ReadError, Reading, Session};
 use threads::{Message, Threads};
@@ -74,6 +78,9 @@ impl Default for Snapshot {
     }
 }
 
+/// What the cards that answer say of themselves, by their UUID.
+pub type Readings = BTreeMap<String, Reading>;
+
 /// How often things are done, and how long they may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -120,7 +127,7 @@ fn open(source: Source) -> oneshot::Receiver<Opened> {
     // That the thread cannot start is told by the answer that never comes.
     let _ = threads::start("nvml-open", move || {
         let result = source.find().map_err(OpenError).and_then(|path| {
-            let session = Session::open(&path)?;
+            let session = Session::open(&path, &source.sysfs)?;
             let inventory = session.inventory()?;
             Ok((Arc::new(session), inventory))
         });
@@ -148,19 +155,16 @@ pub struct Watcher {
     pace: Pace,
     metrics: Metrics,
     snapshots: watch::Sender<Snapshot>,
+    readings: watch::Sender<Readings>,
+    ignored_xids: watch::Receiver<BTreeSet<u64>>,
+    /// What was read since the readings were told last; nothing of a card that did not answer.
+    fresh: BTreeMap<String, Option<Reading>>,
     began: Instant,
     known: BTreeMap<String, Known>,
     driver: Result<Versions, String>,
     unreadable: Vec<Unreadable>,
     deaf: Option<String>,
     look_again: Duration,
-}
-
-/// A GPU that was seen since the process started.
-#[derive(Debug)]
-struct Known {
-    gpu: Gpu,
-    tracker: Tracker,
 }
 
 impl Watcher {
@@ -178,12 +182,30 @@ impl Watcher {
             pace,
             metrics,
             snapshots,
+            readings: watch::Sender::default(),
+            ignored_xids: watch::Sender::default().subscribe(),
+            fresh: BTreeMap::new(),
             began: Instant::now(),
             known: BTreeMap::new(),
             driver: first.driver,
             unreadable: first.unreadable,
             deaf: None,
             look_again: pace.look_again,
+        }
+    }
+
+    /// Tells what the cards say of themselves to `readings` as well.
+    #[must_use]
+    pub fn telling(self, readings: watch::Sender<Readings>) -> Self {
+        Self { readings, ..self }
+    }
+
+    /// Takes these XIDs for harmless, whatever this plugin knows of them.
+    #[must_use]
+    pub fn ignoring(self, ignored_xids: watch::Receiver<BTreeSet<u64>>) -> Self {
+        Self {
+            ignored_xids,
+            ..self
         }
     }
 
@@ -224,6 +246,7 @@ impl Watcher {
     /// There is no driver: says so, and waits until it is time to look again.
     async fn be_without(&mut self, error: OpenError, footprint: Footprint) {
         self.all_found(&Finding::Unreadable(error.0.clone()));
+        self.readings.send_if_modified(forget_all);
         self.driver = Err(error.0);
         self.unreadable.clear();
         self.deaf = None;
@@ -261,6 +284,7 @@ impl Watcher {
                     None => break,
                 },
                 _ = tick.tick() => {
+                    self.tell_readings();
                     let silent = self.ask(&mut threads);
                     // A session is closed when all its threads end, so not while one hangs.
                     if !silent && self.must_open_anew(opened, &dead, &uuids, &footprint) {
@@ -281,18 +305,13 @@ impl Watcher {
         let now = self.now();
         let present: BTreeSet<String> = inventory.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         for gpu in inventory.gpus {
-            let tracker = Tracker::new(self.pace.quiet);
+            let quiet = self.pace.quiet;
             self.known
                 .entry(gpu.uuid.clone())
-                .and_modify(|known| known.gpu = gpu.clone())
-                .or_insert(Known { gpu, tracker });
+                .and_modify(|known| known.described(gpu.clone()))
+                .or_insert_with(|| Known::new(gpu, quiet));
         }
-        // A card that is lost is still counted, but cannot say which one it is.
-        let absent = if inventory.unreadable.is_empty() {
-            Finding::Missing
-        } else {
-            Finding::Lost
-        };
+        let absent = why_absent(&inventory.unreadable);
         for (uuid, known) in &mut self.known {
             if !present.contains(uuid) {
                 known.tracker.found(absent.clone(), now);
@@ -312,8 +331,10 @@ impl Watcher {
         match message {
             Message::Heard(event) => {
                 self.metrics.xid(&event.uuid, event.xid);
-                if let Some(known) = self.known.get_mut(&event.uuid) {
-                    known.tracker.found(Finding::Xid(event.xid), now);
+                if !self.ignored_xids.borrow().contains(&event.xid)
+                    && let Some(known) = self.known.get_mut(&event.uuid)
+                {
+                    known.heard(&event, now);
                 }
             }
             Message::Deaf(why) => self.deaf = why,
@@ -325,16 +346,19 @@ impl Watcher {
                 dead.remove(&uuid);
                 match result {
                     Ok(reading) => {
+                        known.read(&reading, now);
                         self.metrics.reading(&known.gpu, &reading);
-                        known.tracker.answered(seen(&reading), now);
+                        self.fresh.insert(uuid, Some(*reading));
+                        return;
                     }
                     Err(ReadError::Lost) => known.tracker.found(Finding::Lost, now),
                     Err(ReadError::Gpu(why)) => known.tracker.found(Finding::Unreadable(why), now),
                     Err(ReadError::Driver(why)) => {
                         known.tracker.found(Finding::Unreadable(why), now);
-                        dead.insert(uuid);
+                        dead.insert(uuid.clone());
                     }
                 }
+                self.fresh.insert(uuid, None);
             }
         }
     }
@@ -348,6 +372,7 @@ impl Watcher {
             if let Some(known) = self.known.get_mut(&uuid) {
                 known.tracker.found(Finding::Silent, now);
             }
+            self.fresh.insert(uuid, None);
         }
         silent
     }
@@ -381,10 +406,12 @@ impl Watcher {
     /// Whether opening the library again could change nothing for the better.
     fn in_order(&self) -> bool {
         let helpless = |known: &Known| {
-            matches!(
-                known.tracker.health(),
-                Health::Unhealthy(Finding::Lost | Finding::Missing | Finding::Unreadable(_))
-            )
+            known.tracker.health().findings().iter().any(|finding| {
+                matches!(
+                    finding,
+                    Finding::Lost | Finding::Missing | Finding::Unreadable(_)
+                )
+            })
         };
         self.deaf.is_none()
             && self.unreadable.is_empty()
@@ -413,16 +440,24 @@ impl Watcher {
         self.began.elapsed()
     }
 
+    /// Tells what was read since the last time; what did not answer is not known any more.
+    fn tell_readings(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        if fresh.is_empty() {
+            return;
+        }
+        self.readings.send_modify(|readings| {
+            for (uuid, reading) in fresh {
+                match reading {
+                    Some(reading) => readings.insert(uuid, reading),
+                    None => readings.remove(&uuid),
+                };
+            }
+        });
+    }
+
     fn publish(&self) {
-        let mut devices: Vec<Device> = self
-            .known
-            .values()
-            .map(|known| Device {
-                gpu: known.gpu.clone(),
-                health: known.tracker.health(),
-                partitions: BTreeMap::new(),
-            })
-            .collect();
+        let mut devices: Vec<Device> = self.known.values().map(Known::device).collect();
         devices.sort_by(|one, other| {
             (one.gpu.index, &one.gpu.uuid).cmp(&(other.gpu.index, &other.gpu.uuid))
         });
@@ -444,9 +479,20 @@ impl Watcher {
     }
 }
 
-fn seen(reading: &Reading) -> Seen {
-    Seen {
-        uncorrected_ecc_errors: reading.uncorrected_ecc_errors,
+fn forget_all(readings: &mut Readings) -> bool {
+    let changed = !readings.is_empty();
+    readings.clear();
+    changed
+}
+
+/// Why a GPU that was there is not described any more. A card that is lost is still counted,
+/// but cannot say which one it is.
+fn why_absent(unreadable: &[Unreadable]) -> Finding {
+    let lost = NvmlError::GpuLost.to_string();
+    match unreadable.first() {
+        None => Finding::Missing,
+        Some(_) if unreadable.iter().any(|gpu| gpu.why == lost) => Finding::Lost,
+        Some(gpu) => Finding::Unreadable(gpu.why.clone()),
     }
 }
 
@@ -478,15 +524,44 @@ fn report(before: &Snapshot, after: &Snapshot) {
             .devices
             .iter()
             .find(|old| old.gpu.uuid == device.gpu.uuid);
-        let gpu = device.gpu.index;
-        match (&device.health, old.map(|old| &old.health)) {
-            (Health::Unhealthy(finding), old) if old != Some(&device.health) => {
-                tracing::error!(gpu, uuid = device.gpu.uuid, "{finding}");
-            }
-            (Health::Healthy, Some(Health::Unhealthy(_))) => {
-                tracing::info!(gpu, uuid = device.gpu.uuid, "the GPU is healthy again");
-            }
-            _ => {}
+        report_device(old, device);
+    }
+}
+
+fn report_device(old: Option<&Device>, device: &Device) {
+    let (gpu, uuid) = (device.gpu.index, &device.gpu.uuid);
+    report_health(gpu, uuid, old.map(|old| &old.health), &device.health);
+    let fine = Health::healthy();
+    for partition in device.gpu.mig.devices() {
+        let own = |device: &Device| device.partitions.get(&partition.uuid).cloned();
+        let before = old.map(|old| own(old).unwrap_or_default());
+        let now = device.partitions.get(&partition.uuid).unwrap_or(&fine);
+        report_health(gpu, &partition.uuid, before.as_ref(), now);
+    }
+    if let Some(old) = old
+        && old.gpu.mig != device.gpu.mig
+    {
+        tracing::info!(
+            gpu,
+            uuid,
+            partitions = device.gpu.mig.devices().len(),
+            "the GPU is partitioned in another way"
+        );
+    }
+}
+
+fn report_health(gpu: u32, uuid: &str, before: Option<&Health>, now: &Health) {
+    let known = before.map_or(&[][..], Health::findings);
+    for finding in now.findings() {
+        if known.contains(finding) {
+            continue;
         }
+        match finding.severity() {
+            Severity::Note => tracing::warn!(gpu, uuid, "{finding}"),
+            Severity::Drain | Severity::Out => tracing::error!(gpu, uuid, "{finding}"),
+        }
+    }
+    if now.is_healthy() && before.is_some_and(|before| !before.is_healthy()) {
+        tracing::info!(gpu, uuid, "healthy again");
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::session::{Happened, Heard, Listener, ReadError, Reading, Session};
+use super::session::{Happened, Heard, Listener, ReadError, Reader, Reading, Session};
 
 /// Messages that may wait to be read. A thread whose message finds no room waits, so that
 /// nothing is lost and nothing piles up.
@@ -34,7 +34,7 @@ pub(super) enum Message {
     /// A GPU was read.
     Read {
         uuid: String,
-        result: Result<Reading, ReadError>,
+        result: Result<Box<Reading>, ReadError>,
     },
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Message {
 pub(super) struct Threads {
     // Dropped for its effect.
     _stop: Stop,
-    readers: BTreeMap<String, Reader>,
+    readers: BTreeMap<String, Asked>,
     ended: mpsc::Receiver<Infallible>,
 }
 
@@ -58,7 +58,7 @@ impl Drop for Stop {
 }
 
 #[derive(Debug)]
-struct Reader {
+struct Asked {
     questions: SyncSender<()>,
     asked: Option<Instant>,
 }
@@ -97,7 +97,7 @@ impl Threads {
             let (name, out) = (uuid.clone(), out.clone());
             // A thread that does not start never answers: its GPU is silent.
             let _ = start("nvml-read", move || read(&held, &name, &asked, &out));
-            let reader = Reader {
+            let reader = Asked {
                 questions,
                 asked: None,
             };
@@ -162,10 +162,11 @@ impl Threads {
 }
 
 fn read(held: &Held, uuid: &str, asked: &Receiver<()>, out: &mpsc::Sender<Message>) {
+    let mut reader = Reader::new(uuid);
     while asked.recv().is_ok() {
         let message = Message::Read {
             uuid: uuid.to_owned(),
-            result: held.session.read(uuid),
+            result: reader.read(&held.session).map(Box::new),
         };
         if out.blocking_send(message).is_err() {
             return;

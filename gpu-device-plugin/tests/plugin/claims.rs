@@ -103,7 +103,7 @@ async fn a_fault_and_its_end_are_told_within_a_second_each_with_one_write() {
     let _claiming = claim(&machine, client);
     hub.until(|claims| healthy(claims) == 2).await;
     let began = Instant::now();
-    machine.inject(1, "xid 74");
+    machine.inject(1, "xid 94");
     let claims = hub.until(|claims| healthy(claims) == 1).await;
     assert!(
         began.elapsed() < Duration::from_secs(1),
@@ -111,7 +111,7 @@ async fn a_fault_and_its_end_are_told_within_a_second_each_with_one_write() {
         began.elapsed()
     );
     let reason = claims["gpus"][1]["reason"].as_str().unwrap();
-    assert!(reason.starts_with("XidError: XID 74"), "{reason}");
+    assert!(reason.starts_with("XidError: XID 94"), "{reason}");
     hub.until(|claims| healthy(claims) == 2).await;
     assert_eq!(hub.writes(), 3);
 }

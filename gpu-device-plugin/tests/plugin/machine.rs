@@ -65,6 +65,11 @@ impl Machine {
         self.root.path().join("driver")
     }
 
+    /// Where the plugin sees the kernel's `/sys`.
+    pub fn sysfs_root(&self) -> PathBuf {
+        self.root.path().join("sys")
+    }
+
     fn libraries(&self) -> PathBuf {
         self.driver_root().join("usr/lib/x86_64-linux-gnu")
     }
@@ -123,6 +128,7 @@ impl Machine {
         Source {
             library: None,
             root: self.driver_root(),
+            sysfs: self.sysfs_root(),
         }
     }
 
@@ -153,6 +159,7 @@ impl Machine {
             "serve".to_owned(),
             format!("--driver-root={}", path(&root.join("driver"))),
             format!("--kubelet-dir={}", path(&root.join("kubelet"))),
+            format!("--sysfs-root={}", path(&self.sysfs_root())),
             format!("--cdi-dir={}", path(&root.join("cdi"))),
             format!("--metrics-address={port}"),
         ];

@@ -339,7 +339,7 @@ async fn a_kubelet_that_comes_late_goes_and_comes_again_is_followed() {
 #[tokio::test]
 async fn what_the_kubelet_said_last_is_good_for_a_while_when_it_goes() {
     let (_directory, socket) = socket();
-    let keep = Duration::from_secs(3_600);
+    let keep = Duration::from_hours(1);
     let mut following = follow(&socket, Pace { keep, ..PACE });
     let kubelet = Kubelet::new(vec![pod("a", "one", vec![given("r", &["GPU-1"])])]).start(&socket);
     following.until(|pods| pods.is_some()).await;
@@ -357,7 +357,7 @@ async fn what_the_kubelet_said_last_is_good_for_a_while_when_it_goes() {
 async fn an_allocation_is_asked_about_at_once() {
     let (_directory, socket) = socket();
     let kubelet = Kubelet::new(Vec::new()).start(&socket);
-    let never = Duration::from_secs(3_600);
+    let never = Duration::from_hours(1);
     let mut following = follow(
         &socket,
         Pace {
