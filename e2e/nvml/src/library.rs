@@ -1,6 +1,6 @@
 //! What the library remembers between calls: sessions, handles and event sets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, OsStr, c_void};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nvml_wrapper_sys::bindings as sys;
 
-use crate::state::{EventKind, FILE_NAME, Gpu, State};
+use crate::state::{
+    Code as Named, ComputeInstance, EventKind, FILE_NAME, Gpu, GpuInstance, MigProfile,
+    Misbehaviour, Partition, State,
+};
 
 /// NVML's return code where it is not success.
 pub(crate) type Code = sys::nvmlReturn_t;
@@ -26,9 +29,9 @@ pub(crate) const INVALID_ARGUMENT: Code = sys::nvmlReturn_enum_NVML_ERROR_INVALI
 pub(crate) const NOT_SUPPORTED: Code = sys::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED;
 pub(crate) const NOT_FOUND: Code = sys::nvmlReturn_enum_NVML_ERROR_NOT_FOUND;
 pub(crate) const INSUFFICIENT_SIZE: Code = sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE;
-pub(crate) const GPU_IS_LOST: Code = sys::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST;
 pub(crate) const UNKNOWN: Code = sys::nvmlReturn_enum_NVML_ERROR_UNKNOWN;
 pub(crate) const VERSION_MISMATCH: Code = sys::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+const GPU_IS_LOST: Code = sys::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST;
 const DRIVER_NOT_LOADED: Code = sys::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED;
 const TIMEOUT: Code = sys::nvmlReturn_enum_NVML_ERROR_TIMEOUT;
 const RESOURCES: Code = sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_RESOURCES;
@@ -92,6 +95,65 @@ pub(crate) struct Happened {
     pub(crate) device: sys::nvmlDevice_t,
     pub(crate) kind: u64,
     pub(crate) data: u64,
+    pub(crate) gpu_instance: Option<u32>,
+    pub(crate) compute_instance: Option<u32>,
+}
+
+/// What a handle stands for. NVML's device handles are those of cards and partitions; GPU
+/// instances and compute instances have types of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handle {
+    /// A card.
+    Card,
+    /// A partition as a device.
+    Partition(Partition),
+    /// A GPU instance.
+    GpuInstance(u32),
+    /// A compute instance.
+    ComputeInstance(Partition),
+}
+
+/// A handle is a number that points nowhere. From its lowest bit: 12 of the index plus one,
+/// 6 of the compute instance, 6 of the GPU instance, 2 of the kind, and the session.
+mod bits {
+    pub(super) const COMPUTE: u32 = 12;
+    pub(super) const INSTANCE: u32 = 18;
+    pub(super) const KIND: u32 = 24;
+    pub(super) const SESSION: u32 = 26;
+    pub(super) const INDEX_MASK: usize = 0xfff;
+    pub(super) const INSTANCE_MASK: usize = 0x3f;
+    pub(super) const KIND_MASK: usize = 0x3;
+}
+
+impl Handle {
+    fn to_bits(self) -> usize {
+        // Numbers of instances are checked when the state is read.
+        let of = |instance: u32| usize::try_from(instance).unwrap_or(0);
+        let both = |partition: Partition| {
+            of(partition.gpu_instance) << bits::INSTANCE
+                | of(partition.compute_instance) << bits::COMPUTE
+        };
+        match self {
+            Self::Card => 0,
+            Self::Partition(partition) => 1 << bits::KIND | both(partition),
+            Self::GpuInstance(id) => 2 << bits::KIND | of(id) << bits::INSTANCE,
+            Self::ComputeInstance(partition) => 3 << bits::KIND | both(partition),
+        }
+    }
+
+    fn from_bits(handle: usize) -> Self {
+        let part = |shift: u32| u32::try_from(handle >> shift & bits::INSTANCE_MASK).unwrap_or(0);
+        let partition = Partition {
+            gpu_instance: part(bits::INSTANCE),
+            compute_instance: part(bits::COMPUTE),
+        };
+        match handle >> bits::KIND & bits::KIND_MASK {
+            0 => Self::Card,
+            1 => Self::Partition(partition),
+            2 => Self::GpuInstance(partition.gpu_instance),
+            _ => Self::ComputeInstance(partition),
+        }
+    }
 }
 
 /// One card, as the state was when the question came.
@@ -100,6 +162,58 @@ pub(crate) struct Device {
     position: usize,
     /// Index in NVML's order.
     pub(crate) index: usize,
+    /// What the handle stood for.
+    pub(crate) handle: Handle,
+    session: usize,
+}
+
+impl Device {
+    /// A handle of something on the same card.
+    pub(crate) fn handle_of<T>(&self, what: Handle) -> *mut T {
+        handle(self.session, self.index, what)
+    }
+
+    /// The whole machine, as the state was when the question came.
+    pub(crate) fn machine(&self) -> &State {
+        &self.state
+    }
+
+    /// The partition that the handle stands for; nothing where it stands for a card.
+    pub(crate) fn partition(&self) -> Option<Partition> {
+        match self.handle {
+            Handle::Partition(partition) => Some(partition),
+            _ => None,
+        }
+    }
+
+    /// The kind of a GPU instance of this card.
+    pub(crate) fn profile_of(&self, instance: &GpuInstance) -> Answer<&'static MigProfile> {
+        let family = self.profile.mig.ok_or(NOT_SUPPORTED)?;
+        // Every instance was checked when the state was read.
+        family.named(&instance.profile).ok_or(UNKNOWN)
+    }
+
+    /// The GPU instance that the handle stands for.
+    pub(crate) fn gpu_instance(&self) -> Answer<&GpuInstance> {
+        match self.handle {
+            Handle::GpuInstance(id) => self.mig.instance(id).ok_or(INVALID_ARGUMENT),
+            _ => Err(INVALID_ARGUMENT),
+        }
+    }
+
+    /// The compute instance that the handle, or the partition's handle, stands for.
+    pub(crate) fn compute_instance(&self) -> Answer<(&GpuInstance, &ComputeInstance)> {
+        match self.handle {
+            Handle::Partition(partition) | Handle::ComputeInstance(partition) => {
+                self.mig.partition(partition).ok_or(INVALID_ARGUMENT)
+            }
+            _ => Err(INVALID_ARGUMENT),
+        }
+    }
+}
+
+fn handle<T>(session: usize, index: usize, what: Handle) -> *mut T {
+    std::ptr::without_provenance_mut(session << bits::SESSION | what.to_bits() | (index + 1))
 }
 
 impl std::ops::Deref for Device {
@@ -124,11 +238,18 @@ impl Library {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn initialise(&self) -> Answer<()> {
+    pub(crate) fn initialise(&self, function: &'static str) -> Answer<()> {
+        self.misbehave(|memory| {
+            let state = memory.state(&self.directory).ok_or(DRIVER_NOT_LOADED)?;
+            Ok(Slow::of(&state.driver.functions, function, 0))
+        })?;
         let mut memory = self.memory();
         let state = memory.state(&self.directory).ok_or(DRIVER_NOT_LOADED)?;
         if !state.driver.loaded {
             return Err(DRIVER_NOT_LOADED);
+        }
+        if let Some(Named(code)) = state.driver.init_error {
+            return Err(code);
         }
         if memory.references == 0 {
             memory.begin(&state);
@@ -147,6 +268,11 @@ impl Library {
         Ok(())
     }
 
+    /// Whether the library is initialised. The driver under it may have gone.
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.memory().references > 0
+    }
+
     /// The state, for a question that needs neither session nor card.
     pub(crate) fn state(&self) -> Answer<Arc<State>> {
         self.memory().state(&self.directory).ok_or(UNKNOWN)
@@ -157,48 +283,89 @@ impl Library {
         self.memory().in_session(&self.directory)
     }
 
+    /// Does what this function is to do instead of answering, whatever card it is about.
+    pub(crate) fn meet(&self, function: &'static str) -> Answer<()> {
+        self.misbehave(|memory| {
+            let state = memory.state(&self.directory);
+            Ok(state.map_or_else(Slow::default, |state| {
+                Slow::of(&state.driver.functions, function, 0)
+            }))
+        })
+    }
+
+    /// Waits as long as this says, which is asked again and again, so that what heals answers
+    /// at once; then returns what it says.
+    fn misbehave(&self, mut now: impl FnMut(&mut Memory) -> Answer<Slow>) -> Answer<()> {
+        let began = Instant::now();
+        loop {
+            let slow = now(&mut self.memory())?;
+            let left = slow.time.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return slow.code.map_or(Ok(()), Err);
+            }
+            thread::sleep(left.min(LOOK_AGAIN));
+        }
+    }
+
     pub(crate) fn count(&self) -> Answer<usize> {
         let mut memory = self.memory();
         memory.in_session(&self.directory)?;
         Ok(memory.devices.len())
     }
 
-    /// Handle of the first card of the session for which this holds.
+    /// Handle of the first card of the session, or of its partition, for which this gives one.
     pub(crate) fn find(
         &self,
+        function: &'static str,
         absent: Code,
-        wanted: impl Fn(usize, &Gpu) -> bool,
+        wanted: impl Fn(usize, &Gpu) -> Option<Handle>,
     ) -> Answer<sys::nvmlDevice_t> {
-        let mut memory = self.memory();
-        let state = memory.in_session(&self.directory)?;
-        let found = memory.devices.iter().enumerate().find_map(|(index, uuid)| {
-            let gpu = state.gpus.iter().find(|gpu| &gpu.uuid == uuid)?;
-            wanted(index, gpu).then_some((index, gpu.lost || !gpu.present))
-        });
-        match found {
-            Some((_, true)) => Err(GPU_IS_LOST),
-            Some((index, false)) => Ok(memory.handle(index)),
-            None => Err(absent),
-        }
+        let found = {
+            let mut memory = self.memory();
+            let state = memory.in_session(&self.directory)?;
+            memory.devices.iter().enumerate().find_map(|(index, uuid)| {
+                let gpu = state.gpus.iter().find(|gpu| &gpu.uuid == uuid)?;
+                Some(handle(memory.session, index, wanted(index, gpu)?))
+            })
+        };
+        let found = found.ok_or(absent)?;
+        self.device(function, found).map(|_card| found)
     }
 
-    /// The card of this handle, after as long as it takes to answer.
-    pub(crate) fn device(&self, handle: sys::nvmlDevice_t) -> Answer<Device> {
-        let began = Instant::now();
-        loop {
-            let device = self.memory().device(&self.directory, handle)?;
-            let hang = Duration::from_millis(device.hang_ms);
-            let left = hang.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                return if device.lost || !device.present {
-                    Err(GPU_IS_LOST)
-                } else {
-                    Ok(device)
-                };
-            }
-            // In slices, so that a card that heals answers at once.
-            thread::sleep(left.min(LOOK_AGAIN));
+    /// The card of this handle, after as long as it takes to answer. It is an error that the
+    /// handle stands for something that is not there.
+    pub(crate) fn device<T>(&self, function: &'static str, handle: *mut T) -> Answer<Device> {
+        let handle = handle.addr();
+        self.misbehave(|memory| {
+            let device = memory.device(&self.directory, handle)?;
+            Ok(Slow::of(&device.functions, function, device.hang_ms))
+        })?;
+        let device = self.memory().device(&self.directory, handle)?;
+        if device.lost || !device.present {
+            return Err(GPU_IS_LOST);
         }
+        let exists = match device.handle {
+            Handle::Card => true,
+            Handle::GpuInstance(id) => device.mig.instance(id).is_some(),
+            Handle::Partition(partition) | Handle::ComputeInstance(partition) => {
+                device.mig.partition(partition).is_some()
+            }
+        };
+        exists.then_some(device).ok_or(INVALID_ARGUMENT)
+    }
+
+    /// The other cards of the session that are there, in NVML's order.
+    pub(crate) fn others(&self, card: &Device) -> Vec<Device> {
+        let mut memory = self.memory();
+        let count = memory.devices.len();
+        (0..count)
+            .filter(|index| *index != card.index)
+            .filter_map(|index| {
+                let handle: sys::nvmlDevice_t = handle(card.session, index, Handle::Card);
+                let other = memory.device(&self.directory, handle.addr()).ok()?;
+                (other.present && !other.lost).then_some(other)
+            })
+            .collect()
     }
 
     pub(crate) fn create_event_set(&self) -> Answer<sys::nvmlEventSet_t> {
@@ -316,14 +483,9 @@ impl Memory {
         Ok(state)
     }
 
-    /// A handle is a number that carries session and index and points nowhere.
-    fn handle(&self, index: usize) -> sys::nvmlDevice_t {
-        std::ptr::without_provenance_mut((self.session << 16) | (index + 1))
-    }
-
-    fn device(&mut self, directory: &Path, handle: sys::nvmlDevice_t) -> Answer<Device> {
+    fn device(&mut self, directory: &Path, handle: usize) -> Answer<Device> {
         let state = self.in_session(directory)?;
-        let (session, index) = (handle.addr() >> 16, handle.addr() & 0xffff);
+        let (session, index) = (handle >> bits::SESSION, handle & bits::INDEX_MASK);
         let index = index.checked_sub(1).ok_or(INVALID_ARGUMENT)?;
         let uuid = self.devices.get(index).ok_or(INVALID_ARGUMENT)?;
         if session != self.session {
@@ -338,6 +500,8 @@ impl Memory {
             state,
             position,
             index,
+            handle: Handle::from_bits(handle),
+            session,
         })
     }
 
@@ -353,11 +517,11 @@ impl Memory {
             .ok_or(INVALID_ARGUMENT)?;
         // A state that was put back to an older one starts its numbers again.
         set.next = set.next.min(state.next_event);
-        for event in state
+        // They are in the order of their numbers.
+        let first = state
             .events
-            .iter()
-            .filter(|event| event.sequence >= set.next)
-        {
+            .partition_point(|event| event.sequence < set.next);
+        for event in state.events.range(first..) {
             let kind = event_bit(event.kind);
             let wanted = set.registered.iter().any(|known| {
                 known.uuid == event.uuid && known.types & kind != 0 && event.sequence >= known.since
@@ -366,9 +530,11 @@ impl Memory {
                 set.next = event.sequence + 1;
                 let index = self.devices.iter().position(|uuid| *uuid == event.uuid);
                 return Ok(Some(Happened {
-                    device: self.handle(index.ok_or(UNKNOWN)?),
+                    device: handle(self.session, index.ok_or(UNKNOWN)?, Handle::Card),
                     kind,
                     data: event.data,
+                    gpu_instance: event.gpu_instance,
+                    compute_instance: event.compute_instance,
                 }));
             }
         }
@@ -388,6 +554,27 @@ impl Memory {
     }
 }
 
+/// What a function does before it answers, or instead of it.
+#[derive(Default)]
+struct Slow {
+    time: Duration,
+    code: Option<Code>,
+}
+
+impl Slow {
+    fn of(
+        functions: &BTreeMap<String, Misbehaviour>,
+        function: &'static str,
+        at_least_ms: u64,
+    ) -> Self {
+        let own = functions.get(function).copied().unwrap_or_default();
+        Self {
+            time: Duration::from_millis(own.hang_ms.max(at_least_ms)),
+            code: own.code.map(|Named(code)| code),
+        }
+    }
+}
+
 impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let file = std::fs::metadata(path).ok()?;
@@ -402,17 +589,24 @@ impl Stamp {
 
 /// The event types that this card can report.
 pub(crate) fn supported_events(gpu: &Gpu) -> u64 {
-    let mut types = sys::nvmlEventTypeXidCriticalError | sys::nvmlEventTypePState;
-    if gpu.profile.ecc_enabled {
-        types |= sys::nvmlEventTypeSingleBitEccError | sys::nvmlEventTypeDoubleBitEccError;
-    }
-    u64::from(types)
+    EventKind::ALL
+        .into_iter()
+        .filter(|kind| match kind {
+            EventKind::Xid | EventKind::PState | EventKind::Clock => true,
+            EventKind::SingleBitEcc | EventKind::DoubleBitEcc => gpu.profile.ecc_enabled,
+            EventKind::MigConfig => gpu.profile.mig.is_some(),
+        })
+        .fold(0, |types, kind| types | event_bit(kind))
 }
 
 fn event_bit(kind: EventKind) -> u64 {
     u64::from(match kind {
         EventKind::Xid => sys::nvmlEventTypeXidCriticalError,
+        EventKind::SingleBitEcc => sys::nvmlEventTypeSingleBitEccError,
         EventKind::DoubleBitEcc => sys::nvmlEventTypeDoubleBitEccError,
+        EventKind::PState => sys::nvmlEventTypePState,
+        EventKind::Clock => sys::nvmlEventTypeClock,
+        EventKind::MigConfig => sys::nvmlEventMigConfigChange,
     })
 }
 
@@ -430,6 +624,8 @@ fn own_directory() -> Option<PathBuf> {
     // SAFETY: dladdr gave a C string that lives as long as the library is loaded.
     let path = unsafe { CStr::from_ptr(found.dli_fname) };
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    // A program may have loaded it through a link, as drivers install one for each name.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.parent().map(Path::to_path_buf)
 }
 

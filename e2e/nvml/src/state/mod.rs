@@ -4,19 +4,28 @@
 //! The file lies beside the library under the name [`FILE_NAME`]. It is always
 //! replaced as a whole, so that no reader ever sees half of it.
 
+mod code;
 mod fault;
+mod gpu;
+mod mig;
 mod profile;
 mod store;
+mod topology;
 
-pub use fault::{Fault, FaultError};
+pub use code::{Code, UnknownCode};
+pub use fault::{FAULTS, Fault, FaultError, LinkChoice};
+pub use gpu::{
+    Ecc, ErrorCounts, Gpu, Partition, Pcie, Process, ProcessKind, RemappedRows, RetiredPage,
+};
+pub(crate) use mig::COMPUTE_PROFILES;
+pub use mig::{ComputeInstance, GpuInstance, LayoutError, Mig, MigFamily, MigProfile};
 pub use profile::{DEFAULT_PROFILE, Profile, UnknownProfile};
 pub use store::StoreError;
+pub use topology::{Layout, Link, MachineError, Nearness, Place, Remote};
 
-use std::collections::VecDeque;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// Name of the state file, in the directory of the library.
 pub const FILE_NAME: &str = "nvml-stand-in.json";
@@ -25,8 +34,12 @@ pub const FILE_NAME: &str = "nvml-stand-in.json";
 pub const MAX_GPUS: usize = 128;
 
 /// Most events that are kept. Older ones are dropped, as the driver does when
-/// nobody fetches them.
+/// nobody fetches them: it queues a bounded number for each listener. How many is not
+/// documented; this is more than anybody should leave there.
 pub const MAX_EVENTS: usize = 4096;
+
+/// Most processes that a card may have.
+pub const MAX_PROCESSES: usize = 1024;
 
 /// Everything that the library knows: the driver, its GPUs and what happened to them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +74,24 @@ pub struct Driver {
     pub loaded: bool,
     /// How often the driver was loaded. A session from before a reload is dead.
     pub loads: u64,
+    /// What initialisation is refused with although the driver is loaded.
+    #[serde(default)]
+    pub init_error: Option<Code>,
+    /// What single functions do instead of answering, by their name.
+    #[serde(default)]
+    pub functions: BTreeMap<String, Misbehaviour>,
+}
+
+/// What a function does instead of answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Misbehaviour {
+    /// How long it takes, in milliseconds.
+    #[serde(default)]
+    pub hang_ms: u64,
+    /// What it returns after that; absent where it then answers.
+    #[serde(default)]
+    pub code: Option<Code>,
 }
 
 impl Default for Driver {
@@ -71,47 +102,10 @@ impl Default for Driver {
             cuda_version: 12_080,
             loaded: true,
             loads: 1,
+            init_error: None,
+            functions: BTreeMap::new(),
         }
     }
-}
-
-/// One card.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Gpu {
-    /// `GPU-` and a UUID.
-    pub uuid: String,
-    /// Serial number of the board.
-    pub serial: String,
-    /// N of `/dev/nvidiaN`.
-    pub minor: u32,
-    /// PCI domain.
-    pub pci_domain: u32,
-    /// PCI bus.
-    pub pci_bus: u32,
-    /// PCI device on the bus.
-    pub pci_device: u32,
-    /// What kind of card it is.
-    pub profile: Profile,
-    /// Whether the card is in the machine.
-    pub present: bool,
-    /// Whether the card has fallen off the bus: every question about it is answered
-    /// by `NVML_ERROR_GPU_IS_LOST`.
-    pub lost: bool,
-    /// How long every question about this card takes, in milliseconds.
-    pub hang_ms: u64,
-    /// Uncorrected ECC errors since the driver was loaded.
-    pub ecc_uncorrected: u64,
-    /// Memory in use, in bytes.
-    pub memory_used_bytes: u64,
-    /// Temperature of the die, in degrees Celsius.
-    pub temperature_celsius: u32,
-    /// Power drawn now, in milliwatts.
-    pub power_milliwatts: u32,
-    /// Share of the last second in which a kernel ran, in percent.
-    pub utilization_percent: u32,
-    /// Share of the last second in which memory was read or written, in percent.
-    pub memory_utilization_percent: u32,
 }
 
 /// Something that happened to a card.
@@ -124,8 +118,14 @@ pub struct Event {
     pub uuid: String,
     /// What it was.
     pub kind: EventKind,
-    /// The XID, or 0.
+    /// The XID, or what else NVML's documentation says of this kind.
     pub data: u64,
+    /// The GPU instance that it happened in, where it happened in one.
+    #[serde(default)]
+    pub gpu_instance: Option<u32>,
+    /// The compute instance that it happened in, where it happened in one.
+    #[serde(default)]
+    pub compute_instance: Option<u32>,
 }
 
 /// The kinds of events that the library reports.
@@ -134,8 +134,41 @@ pub struct Event {
 pub enum EventKind {
     /// An XID, named by the event's data.
     Xid,
+    /// A corrected ECC error.
+    SingleBitEcc,
     /// An uncorrected ECC error.
     DoubleBitEcc,
+    /// Another performance state, named by the event's data.
+    PState,
+    /// Other clocks.
+    Clock,
+    /// Another partition of the card.
+    MigConfig,
+}
+
+impl EventKind {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [
+        Self::Xid,
+        Self::SingleBitEcc,
+        Self::DoubleBitEcc,
+        Self::PState,
+        Self::Clock,
+        Self::MigConfig,
+    ];
+
+    /// Its name, as faults are written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xid => "xid",
+            Self::SingleBitEcc => "single-bit-ecc",
+            Self::DoubleBitEcc => "double-bit-ecc",
+            Self::PState => "pstate",
+            Self::Clock => "clock",
+            Self::MigConfig => "mig-config",
+        }
+    }
 }
 
 impl State {
@@ -172,6 +205,18 @@ impl State {
 
     /// Writes down that something happened to a card, and drops the oldest events.
     pub(crate) fn record(&mut self, uuid: &str, kind: EventKind, data: u64) {
+        self.record_in(uuid, kind, data, None, None);
+    }
+
+    /// As [`State::record`], in a partition of the card.
+    pub(crate) fn record_in(
+        &mut self,
+        uuid: &str,
+        kind: EventKind,
+        data: u64,
+        gpu_instance: Option<u32>,
+        compute_instance: Option<u32>,
+    ) {
         while self.events.len() >= MAX_EVENTS {
             self.events.pop_front();
         }
@@ -180,61 +225,10 @@ impl State {
             uuid: uuid.to_owned(),
             kind,
             data,
+            gpu_instance,
+            compute_instance,
         });
         self.next_event += 1;
-    }
-}
-
-impl Gpu {
-    /// A healthy, idle card. UUID and serial number follow from seed and index.
-    #[must_use]
-    pub fn new(profile: Profile, seed: &str, index: u32) -> Self {
-        let digest = Sha256::new()
-            .chain_update(seed.as_bytes())
-            // No text contains this byte, so that no two seeds run together.
-            .chain_update([0xff])
-            .chain_update(index.to_be_bytes())
-            .finalize();
-        let hex = digest.iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        let serial = u64::from_str_radix(&hex[32..42], 16).unwrap_or(0);
-        Self {
-            uuid: format!(
-                "GPU-{}-{}-{}-{}-{}",
-                &hex[..8],
-                &hex[8..12],
-                &hex[12..16],
-                &hex[16..20],
-                &hex[20..32]
-            ),
-            serial: format!("{serial:013}"),
-            minor: index,
-            pci_domain: 0,
-            pci_bus: index + 1,
-            pci_device: 0,
-            present: true,
-            lost: false,
-            hang_ms: 0,
-            ecc_uncorrected: 0,
-            memory_used_bytes: 0,
-            temperature_celsius: 34,
-            power_milliwatts: profile.idle_power_milliwatts,
-            utilization_percent: 0,
-            memory_utilization_percent: 0,
-            profile,
-        }
-    }
-
-    /// The PCI address as NVML writes it, `00000000:01:00.0`.
-    #[must_use]
-    pub fn pci_address(&self) -> String {
-        format!(
-            "{:08X}:{:02X}:{:02X}.0",
-            self.pci_domain, self.pci_bus, self.pci_device
-        )
     }
 }
 

@@ -1,6 +1,8 @@
 use nvml_wrapper_sys::bindings as sys;
 use serde::{Deserialize, Serialize};
 
+use super::MigFamily;
+
 /// The profile that is used where none is named.
 pub const DEFAULT_PROFILE: &str = "rtx-4090";
 
@@ -44,8 +46,30 @@ pub struct Profile {
     pub idle_power_milliwatts: u32,
     /// Whether error correction is on.
     pub ecc_enabled: bool,
-    /// Whether the card can be partitioned.
-    pub mig_capable: bool,
+    /// In which ways the card can be partitioned, where it can be.
+    #[serde(default)]
+    pub mig: Option<MigFamily>,
+    /// How many NVLinks it has.
+    #[serde(default)]
+    pub nvlinks: u32,
+    /// NVML's number of their version.
+    #[serde(default)]
+    pub nvlink_version: u32,
+}
+
+impl Profile {
+    /// Whether faulty rows of its memory are replaced by spare ones; older cards retire
+    /// pages, and cards for players do neither.
+    #[must_use]
+    pub fn remaps_rows(&self) -> bool {
+        self.ecc_enabled && self.architecture >= sys::NVML_DEVICE_ARCH_AMPERE
+    }
+
+    /// What programs can have of its memory, in bytes.
+    #[must_use]
+    pub fn usable_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.reserved_memory_bytes)
+    }
 }
 
 /// No built-in profile has this name.
@@ -76,8 +100,17 @@ impl Profile {
 
 /// The built-in profiles: what the cards' own drivers answer, but for the memory of
 /// the RTX 4090, which is the nominal 24 GiB (boards answer 24564 MiB).
-fn built_in() -> [Profile; 5] {
-    [rtx_4090(), t4(), l40s(), a100_80gb(), h100_80gb()]
+fn built_in() -> [Profile; 8] {
+    [
+        rtx_4090(),
+        t4(),
+        l40s(),
+        a30(),
+        a100_40gb(),
+        a100_80gb(),
+        h100_80gb(),
+        h200_141gb(),
+    ]
 }
 
 fn rtx_4090() -> Profile {
@@ -99,7 +132,9 @@ fn rtx_4090() -> Profile {
         power_limit_milliwatts: 450_000,
         idle_power_milliwatts: 21_000,
         ecc_enabled: false,
-        mig_capable: false,
+        mig: None,
+        nvlinks: 0,
+        nvlink_version: 0,
     }
 }
 
@@ -122,7 +157,9 @@ fn t4() -> Profile {
         power_limit_milliwatts: 70_000,
         idle_power_milliwatts: 9_800,
         ecc_enabled: true,
-        mig_capable: false,
+        mig: None,
+        nvlinks: 0,
+        nvlink_version: 0,
     }
 }
 
@@ -145,7 +182,9 @@ fn l40s() -> Profile {
         power_limit_milliwatts: 350_000,
         idle_power_milliwatts: 33_000,
         ecc_enabled: true,
-        mig_capable: false,
+        mig: None,
+        nvlinks: 0,
+        nvlink_version: 0,
     }
 }
 
@@ -168,7 +207,9 @@ fn a100_80gb() -> Profile {
         power_limit_milliwatts: 400_000,
         idle_power_milliwatts: 61_000,
         ecc_enabled: true,
-        mig_capable: true,
+        mig: Some(MigFamily::A100_80),
+        nvlinks: 12,
+        nvlink_version: sys::nvmlNvlinkVersion_enum_NVML_NVLINK_VERSION_3_0,
     }
 }
 
@@ -191,7 +232,57 @@ fn h100_80gb() -> Profile {
         power_limit_milliwatts: 700_000,
         idle_power_milliwatts: 69_000,
         ecc_enabled: true,
-        mig_capable: true,
+        mig: Some(MigFamily::H100),
+        nvlinks: 18,
+        nvlink_version: sys::nvmlNvlinkVersion_enum_NVML_NVLINK_VERSION_4_0,
+    }
+}
+
+fn a30() -> Profile {
+    Profile {
+        name: "a30".to_owned(),
+        model: "NVIDIA A30".to_owned(),
+        memory_bytes: 24_576 * MIB,
+        reserved_memory_bytes: 355 * MIB,
+        pci_device_id: 0x20b7_10de,
+        pci_subsystem_id: 0x1532_10de,
+        max_sm_clock_mhz: 1440,
+        max_memory_clock_mhz: 1215,
+        power_limit_milliwatts: 165_000,
+        idle_power_milliwatts: 28_000,
+        mig: Some(MigFamily::A30),
+        nvlinks: 4,
+        ..a100_80gb()
+    }
+}
+
+fn a100_40gb() -> Profile {
+    Profile {
+        name: "a100-40gb".to_owned(),
+        model: "NVIDIA A100-SXM4-40GB".to_owned(),
+        memory_bytes: 40_960 * MIB,
+        reserved_memory_bytes: 455 * MIB,
+        pci_device_id: 0x20b0_10de,
+        pci_subsystem_id: 0x134f_10de,
+        max_memory_clock_mhz: 1215,
+        idle_power_milliwatts: 52_000,
+        mig: Some(MigFamily::A100_40),
+        ..a100_80gb()
+    }
+}
+
+fn h200_141gb() -> Profile {
+    Profile {
+        name: "h200-141gb".to_owned(),
+        model: "NVIDIA H200".to_owned(),
+        memory_bytes: 143_771 * MIB,
+        reserved_memory_bytes: 614 * MIB,
+        pci_device_id: 0x2335_10de,
+        pci_subsystem_id: 0x18be_10de,
+        max_memory_clock_mhz: 3201,
+        idle_power_milliwatts: 76_000,
+        mig: Some(MigFamily::H200),
+        ..h100_80gb()
     }
 }
 
@@ -204,7 +295,7 @@ mod tests {
         let refused = Profile::named("rtx-9999").unwrap_err().to_string();
         assert_eq!(
             refused,
-            "no GPU profile is called `rtx-9999`; there are rtx-4090, t4, l40s, a100-80gb, h100-80gb"
+            "no GPU profile is called `rtx-9999`; there are rtx-4090, t4, l40s, a30, a100-40gb, a100-80gb, h100-80gb, h200-141gb"
         );
     }
 

@@ -2,12 +2,14 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{FILE_NAME, Fault, FaultError, MAX_GPUS, State};
+use super::{FILE_NAME, Fault, FaultError, Gpu, MAX_GPUS, MAX_PROCESSES, State};
 
 /// Longest text in the state: NVML's smallest buffer for a name, without its end.
 const MAX_TEXT_BYTES: usize = 63;
-/// Largest file that is read: a full state has about 1 MiB.
-const MAX_FILE_BYTES: u64 = 8 << 20;
+/// Highest number of an instance. The driver's own end at 14.
+const MAX_INSTANCE_ID: u32 = 63;
+/// Largest file that is read: a full state has about 20 MiB.
+const MAX_FILE_BYTES: u64 = 32 << 20;
 
 /// The state could not be read, changed or written.
 #[derive(Debug, thiserror::Error)]
@@ -120,16 +122,17 @@ impl State {
                 return Err(format!("gpus[{index}].serial: longer than 29 bytes"));
             }
             text(&format!("gpus[{index}].serial"), &gpu.serial)?;
-            let profile = &gpu.profile;
-            if gpu.memory_used_bytes
-                > profile
-                    .memory_bytes
-                    .saturating_sub(profile.reserved_memory_bytes)
-            {
+            if gpu.used_bytes(None) > gpu.profile.usable_bytes() {
                 return Err(format!(
                     "gpus[{index}].memoryUsedBytes: more than the card has"
                 ));
             }
+            if gpu.processes.len() > MAX_PROCESSES {
+                return Err(format!(
+                    "gpus[{index}].processes: at most {MAX_PROCESSES} are allowed"
+                ));
+            }
+            partitions(gpu).map_err(|why| format!("gpus[{index}].mig: {why}"))?;
             if self.gpus[..index]
                 .iter()
                 .any(|other| other.uuid == gpu.uuid)
@@ -139,6 +142,45 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn partitions(gpu: &Gpu) -> Result<(), String> {
+    let mig = &gpu.mig;
+    let Some(family) = gpu.profile.mig else {
+        return if mig.enabled || mig.pending || !mig.instances.is_empty() {
+            Err("this card cannot be partitioned".to_owned())
+        } else {
+            Ok(())
+        };
+    };
+    for (number, instance) in mig.instances.iter().enumerate() {
+        if !mig.enabled {
+            return Err("there are instances although it is not enabled".to_owned());
+        }
+        if family.named(&instance.profile).is_none() {
+            return Err(format!("{} is no partition of this card", instance.profile));
+        }
+        if instance.id > MAX_INSTANCE_ID
+            || mig.instances[..number]
+                .iter()
+                .any(|other| other.id == instance.id)
+        {
+            return Err(format!(
+                "instance {}: its id is taken or too high",
+                instance.id
+            ));
+        }
+        for compute in &instance.compute_instances {
+            if compute.id > MAX_INSTANCE_ID {
+                return Err(format!(
+                    "compute instance {}: its id is too high",
+                    compute.id
+                ));
+            }
+            text("compute instance's uuid", &compute.uuid)?;
+        }
+    }
+    Ok(())
 }
 
 fn text(field: &str, value: &str) -> Result<(), String> {
@@ -158,7 +200,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Gpu;
+    use crate::state::EventKind;
 
     #[test]
     fn what_is_stored_is_read_back() {
@@ -182,7 +224,7 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        State::inject_into(path, index, &Fault::Xid(13)).unwrap();
+                        State::inject_into(path, index, &Fault::Event(EventKind::Xid, 13)).unwrap();
                     }
                 });
             }
