@@ -8,6 +8,7 @@
 pub mod arguments;
 pub mod cdi;
 pub mod claims;
+pub mod config;
 pub mod driver;
 pub mod health;
 pub mod inventory;

@@ -1,5 +1,7 @@
 //! The plugin as a process: everything started, wired and stopped.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use creo_process::client::{self, CALL_TIMEOUT, ClientMetrics, ClientOptions, ConnectError};
@@ -14,11 +16,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::arguments::ServeArguments;
 use crate::claims::Claiming;
+use crate::config::Config;
 use crate::driver::{Pace, Snapshot, Watcher};
-use crate::kubelet::life::Life;
-use crate::kubelet::service::Offer;
+use crate::kubelet::offer::Offers;
+use crate::kubelet::registrar::Registrar;
+use crate::kubelet::standing::Standing;
 use crate::metrics::Metrics;
-use crate::offer::Offering;
+use crate::offer::{Offering, Sources};
+use crate::unit::Offered;
 
 /// The kubelet's directory for device plugins, in its own directory.
 const DEVICE_PLUGINS: &str = "device-plugins";
@@ -42,69 +47,118 @@ pub enum ServeError {
 /// Offers this node's GPUs until the token is cancelled.
 pub async fn serve(arguments: ServeArguments, stop: CancellationToken) -> Result<(), ServeError> {
     let registry = Registry::new();
-    let metrics = Metrics::register(&registry)?;
     let client_metrics = ClientMetrics::register(&registry)?;
     let readiness = Readiness::new();
+    let metrics = Metrics::register(&registry)?;
     let probes = Probes::bind(arguments.metrics_address, registry, readiness.clone()).await?;
-    let checks = Checks {
-        driver: readiness.check("driver", "the NVIDIA driver has not answered yet"),
-        events: readiness.check("events", "the NVIDIA driver has not answered yet"),
+    let process = Process {
+        arguments,
+        metrics,
+        readiness,
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
     };
-    let (snapshot_sender, snapshots) = watch::channel(Snapshot::default());
-    let (offer_sender, offers) = watch::channel(Offer::new());
-    let tasks = TaskTracker::new();
+    let snapshots = process.follow_driver();
+    let offers = process.offer(snapshots.clone());
+    process.register(offers);
+    if let Some(node_name) = process.arguments.node_name.clone() {
+        process.claim(node_name, client_metrics, snapshots).await;
+    }
+    tracing::info!(resource = %process.arguments.resource, "the GPU device plugin serves");
+    let served = probes.serve(stop.clone()).await;
+    stop.cancel();
+    drain(&process.tasks, END).await;
+    served.map_err(ServeError::Ended)
+}
 
-    let watcher = watcher(&arguments, &metrics, snapshot_sender);
-    tasks.spawn(watcher.run(stop.clone()));
-    tasks.spawn(checks.follow(snapshots.clone(), stop.clone()));
-    let offering = Offering {
-        resource: arguments.resource.clone(),
-        cdi_directory: arguments.cdi_dir.clone(),
-        driver_root: arguments.driver.driver_root.clone(),
-        driver_root_mount: arguments.driver.root_mount(),
-        snapshots: snapshots.clone(),
-        offers: offer_sender,
-        written: readiness.check(
-            "cdi",
-            "there is no GPU to write a CDI specification for yet",
-        ),
-    };
-    tasks.spawn(offering.run(stop.clone()));
-    let life = Life {
-        directory: arguments.kubelet_dir.join(DEVICE_PLUGINS),
-        resource: arguments.resource.clone(),
-        offers,
-        metrics: metrics.clone(),
-        registered: readiness.check(
-            "kubelet",
-            "there is no GPU to register with the kubelet yet",
-        ),
-    };
-    tasks.spawn(life.run(stop.clone()));
-    if let Some(node_name) = arguments.node_name.clone() {
+/// What every part of the process needs.
+struct Process {
+    arguments: ServeArguments,
+    metrics: Metrics,
+    readiness: Readiness,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Process {
+    fn follow_driver(&self) -> watch::Receiver<Snapshot> {
+        let not_yet = "the NVIDIA driver has not answered yet";
+        let checks = Checks {
+            driver: self.readiness.check("driver", not_yet),
+            events: self.readiness.check("events", not_yet),
+        };
+        let (sender, snapshots) = watch::channel(Snapshot::default());
+        let watcher = watcher(&self.arguments, &self.metrics, sender);
+        self.tasks.spawn(watcher.run(self.stop.clone()));
+        self.tasks
+            .spawn(checks.follow(snapshots.clone(), self.stop.clone()));
+        snapshots
+    }
+
+    fn offer(&self, snapshots: watch::Receiver<Snapshot>) -> watch::Receiver<Offers> {
+        let (offers_sender, offers) = watch::channel(Offers::new());
+        let config = Config {
+            resource: self.arguments.resource.clone(),
+            ..Config::default()
+        };
+        let offering = Offering {
+            sources: Sources {
+                snapshots,
+                config: watch::channel(Arc::new(config)).1,
+                out_of_service: watch::channel(BTreeSet::new()).1,
+                conflicts: watch::channel(BTreeMap::new()).1,
+            },
+            cdi_directory: self.arguments.cdi_dir.clone(),
+            driver_root: self.arguments.driver.driver_root.clone(),
+            driver_root_mount: self.arguments.driver.root_mount(),
+            offered: watch::channel(Offered::default()).0,
+            offers: offers_sender,
+            written: self.readiness.check(
+                "cdi",
+                "there is no GPU to write a CDI specification for yet",
+            ),
+        };
+        self.tasks.spawn(offering.run(self.stop.clone()));
+        offers
+    }
+
+    fn register(&self, offers: watch::Receiver<Offers>) {
+        let registrar = Registrar {
+            directory: self.arguments.kubelet_dir.join(DEVICE_PLUGINS),
+            offers,
+            metrics: self.metrics.clone(),
+            standing: Standing::new(self.readiness.check(
+                "kubelet",
+                "there is no GPU to register with the kubelet yet",
+            )),
+        };
+        self.tasks.spawn(registrar.run(self.stop.clone()));
+    }
+
+    async fn claim(
+        &self,
+        node_name: String,
+        client_metrics: ClientMetrics,
+        snapshots: watch::Receiver<Snapshot>,
+    ) {
         match connect(client_metrics).await {
             Ok(client) => {
                 let claiming = Claiming {
                     client,
                     node_name,
-                    resource: arguments.resource.clone(),
+                    resource: self.arguments.resource.clone(),
                     snapshots,
-                    metrics,
+                    metrics: self.metrics.clone(),
                 };
-                tasks.spawn(claiming.run(stop.clone()));
+                self.tasks.spawn(claiming.run(self.stop.clone()));
             }
             // Containers get their GPUs all the same.
             Err(error) => {
                 tracing::error!("nothing is told to the hub: {error}");
-                let _fails_for_good = readiness.check("claims", error.to_string());
+                let _fails_for_good = self.readiness.check("claims", error.to_string());
             }
         }
     }
-    tracing::info!(resource = %arguments.resource, "the GPU device plugin serves");
-    let served = probes.serve(stop.clone()).await;
-    stop.cancel();
-    drain(&tasks, END).await;
-    served.map_err(ServeError::Ended)
 }
 
 fn watcher(

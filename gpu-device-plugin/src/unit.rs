@@ -11,7 +11,7 @@ pub struct Offered {
     /// The units of each resource, in the order of the driver's numbers. Units of one
     /// resource are alike: whoever gets one cannot tell it from another.
     pub units: BTreeMap<Resource, Vec<Unit>>,
-    /// The GPUs that are not offered, in the order of the driver's numbers.
+    /// The GPUs and parts of GPUs that are not offered, in the order of the driver's numbers.
     pub withheld: Vec<Withheld>,
 }
 
@@ -26,6 +26,9 @@ pub struct Unit {
     pub part: Part,
     /// The NUMA node that the card is attached to, where the machine says so.
     pub numa_node: Option<u32>,
+    /// The memory that its holder may use, in bytes: all of the card or partition, or the
+    /// share's part of it.
+    pub memory_bytes: u64,
     /// Whether it may be given to new containers.
     pub health: Health,
 }
@@ -57,11 +60,30 @@ impl Unit {
     }
 }
 
-/// A GPU that is not offered.
+impl Offered {
+    /// The name of this share of a card for the kubelet.
+    #[must_use]
+    pub fn share_id(gpu: &str, number: u32) -> String {
+        format!("{gpu}::{number}")
+    }
+
+    /// The resource that this card, partition or share is a unit of.
+    #[must_use]
+    pub fn resource_of(&self, id: &str) -> Option<&Resource> {
+        self.units
+            .iter()
+            .find(|(_, units)| units.iter().any(|unit| unit.id == id))
+            .map(|(resource, _)| resource)
+    }
+}
+
+/// A GPU, or a part of one, that is not offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Withheld {
     /// UUID of the card.
     pub gpu: String,
+    /// What of it: all that there is, or one partition.
+    pub part: Part,
     /// A word for machines: the same for the same kind of cause.
     pub reason: &'static str,
     /// Why, and what to do to have it offered.

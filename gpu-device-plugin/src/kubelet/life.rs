@@ -6,6 +6,7 @@
 //! and it looks at both sockets several times a second, because a notice of the file system
 //! does not survive a directory that is wiped as a whole.
 
+use std::fmt;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -13,7 +14,6 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use creo_process::probes::Check;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -28,7 +28,9 @@ use super::api::device_plugin_client::DevicePluginClient;
 use super::api::device_plugin_server::DevicePluginServer;
 use super::api::registration_client::RegistrationClient;
 use super::api::{Empty, RegisterRequest};
-use super::service::{Listeners, Offer, Plugin, options};
+use super::offer::Offer;
+use super::service::{Listeners, Plugin, options};
+use super::standing::Standing;
 use super::{KUBELET_SOCKET, VERSION};
 use crate::metrics::Metrics;
 use crate::resource::Resource;
@@ -41,6 +43,10 @@ const CALL: Duration = Duration::from_secs(10);
 const LISTEN: Duration = Duration::from_secs(10);
 /// How long a server may take to end.
 const END: Duration = Duration::from_secs(2);
+/// How long a registration lasts at least that was a good one.
+const LASTING: Duration = Duration::from_secs(10);
+/// Most sockets of other plugins that are named.
+const BESIDE_MOST: usize = 8;
 /// First and longest pause after a failed attempt; the pause doubles from one to the other.
 const PAUSE_MS: (u64, u64) = (200, 5_000);
 
@@ -51,12 +57,12 @@ pub struct Life {
     pub directory: PathBuf,
     /// The resource that is offered.
     pub resource: Resource,
-    /// What is offered. Nothing is registered while it is empty.
+    /// What is offered.
     pub offers: watch::Receiver<Offer>,
     /// Counts registrations.
     pub metrics: Metrics,
-    /// Holds while the plugin is registered.
-    pub registered: Check,
+    /// Told whether the resource is registered.
+    pub standing: Standing,
 }
 
 /// Why the plugin is not (or no longer) registered.
@@ -72,12 +78,14 @@ enum Trouble {
     Refused(String),
     #[error("the kubelet does not answer: {0}")]
     KubeletSilent(String),
-    #[error("the plugin's socket was removed")]
+    #[error("the kubelet has not answered for {} s; look at its log", CALL.as_secs())]
+    KubeletHangs,
+    #[error("the plugin's socket was removed or replaced")]
     SocketGone,
     #[error("the kubelet started anew")]
     KubeletNew,
-    #[error("the kubelet stopped listening to the plugin")]
-    NotListening,
+    #[error("the kubelet does not listen to the plugin{0}")]
+    NotListening(Beside),
     #[error("the plugin's server ended")]
     ServerEnded,
 }
@@ -100,89 +108,104 @@ struct Serving {
 }
 
 impl Life {
-    /// Lives until the token is cancelled.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let living = async {
-            // An error means that the offering ended, and so does the process.
-            if self
-                .offers
-                .wait_for(|offer| !offer.is_empty())
+    /// Lives until the token is cancelled, and takes its socket away then.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let kubelet = identity(&self.directory.join(KUBELET_SOCKET));
+            let Some(trouble) = stop
+                .run_until_cancelled(self.live(kubelet, &mut failures))
                 .await
-                .is_ok()
-            {
-                self.live(&stop).await;
+            else {
+                break;
+            };
+            self.standing
+                .not_registered(&self.resource, &trouble.to_string());
+            if !matches!(trouble, Trouble::NoKubelet(_)) {
+                failures += 1;
             }
-        };
-        tokio::select! {
-            () = living => {}
-            () = stop.cancelled() => {}
+            let pause = self.pause(pause(failures), kubelet);
+            stop.run_until_cancelled(pause).await;
         }
-        let _ = fs::remove_file(self.directory.join(self.resource.socket_name()));
     }
 
-    async fn live(&self, stop: &CancellationToken) {
-        let mut failures = 0;
+    /// Registers, and stays until something is wrong.
+    async fn live(&self, kubelet: Option<Identity>, failures: &mut u32) -> Trouble {
+        let serving = match self.register(kubelet).await {
+            Ok(serving) => serving,
+            Err(trouble) => {
+                if *failures == 0 {
+                    tracing::warn!(resource = %self.resource, "not registered: {trouble}");
+                }
+                return trouble;
+            }
+        };
+        let began = Instant::now();
+        let trouble = self.stay(&serving, kubelet).await;
+        tracing::warn!(resource = %self.resource, "{trouble}: registering again");
+        serving.end().await;
+        // A registration that lasts no longer is one of two plugins that take each other's
+        // place: they must not keep the kubelet busy.
+        if began.elapsed() > LASTING {
+            *failures = 0;
+        }
+        trouble
+    }
+
+    /// Waits, and no longer when the kubelet starts anew: what failed with the old one says
+    /// nothing about the new one.
+    async fn pause(&self, longest: Duration, kubelet: Option<Identity>) {
+        let _ = timeout(longest, self.kubelet_other_than(kubelet)).await;
+    }
+
+    /// Waits until the kubelet has a socket that is another one than this.
+    async fn kubelet_other_than(&self, known: Option<Identity>) {
+        let socket = self.directory.join(KUBELET_SOCKET);
         loop {
-            let trouble = match self.register(stop).await {
-                Ok((serving, kubelet)) => {
-                    failures = 0;
-                    let trouble = self.stay(&serving, kubelet).await;
-                    tracing::warn!("{trouble}: registering again");
-                    serving.end().await;
-                    trouble
-                }
-                Err(trouble) => {
-                    if failures == 0 {
-                        tracing::warn!("not registered: {trouble}");
-                    }
-                    failures += 1;
-                    trouble
-                }
-            };
-            self.registered.fails(trouble.to_string());
-            match trouble {
-                // Told by the next look; no back-off, since nothing was asked of anyone.
-                Trouble::NoKubelet(_) => sleep(LOOK).await,
-                _ => sleep(pause(failures)).await,
+            match identity(&socket) {
+                Some(now) if known != Some(now) => return,
+                _ => sleep(LOOK).await,
             }
         }
     }
 
     /// Serves, dials itself, registers.
-    async fn register(&self, stop: &CancellationToken) -> Result<(Serving, Identity), Trouble> {
-        let kubelet = self.directory.join(KUBELET_SOCKET);
-        let Some(identity) = identity(&kubelet) else {
+    async fn register(&self, kubelet: Option<Identity>) -> Result<Serving, Trouble> {
+        if kubelet.is_none() {
             return Err(Trouble::NoKubelet(self.directory.clone()));
-        };
-        let serving = self.serve(stop)?;
+        }
+        let serving = self.serve()?;
         let outcome = async {
             dial_oneself(&serving.path).await?;
-            self.call_kubelet(&kubelet).await
+            tokio::select! {
+                called = timeout(CALL, self.call_kubelet()) => called.unwrap_or(Err(Trouble::KubeletHangs)),
+                // The one that was asked will never answer.
+                () = self.kubelet_other_than(kubelet) => Err(Trouble::KubeletNew),
+            }
         }
         .await;
+        self.metrics.registration(outcome.is_ok());
         match outcome {
             Ok(()) => {
-                self.metrics.registration(true);
-                self.registered.holds();
+                self.standing.registered(&self.resource);
                 tracing::info!(resource = %self.resource, "registered with the kubelet");
-                Ok((serving, identity))
+                Ok(serving)
             }
             Err(trouble) => {
-                self.metrics.registration(false);
                 serving.end().await;
                 Err(trouble)
             }
         }
     }
 
-    fn serve(&self, stop: &CancellationToken) -> Result<Serving, Trouble> {
+    fn serve(&self) -> Result<Serving, Trouble> {
         let path = self.directory.join(self.resource.socket_name());
         let listener = bind(&path).map_err(|source| Trouble::Bind {
             path: path.clone(),
             source,
         })?;
         let identity = identity(&path);
-        let stop = stop.child_token();
+        let stop = CancellationToken::new();
         let listeners = Listeners::default();
         let plugin = Plugin::new(
             self.resource.clone(),
@@ -206,9 +229,10 @@ impl Life {
         })
     }
 
-    async fn call_kubelet(&self, socket: &Path) -> Result<(), Trouble> {
+    async fn call_kubelet(&self) -> Result<(), Trouble> {
+        let socket = self.directory.join(KUBELET_SOCKET);
         let silent = |error: tonic::transport::Error| Trouble::KubeletSilent(deepest(&error));
-        let mut kubelet = RegistrationClient::new(connect(socket).await.map_err(silent)?);
+        let mut kubelet = RegistrationClient::new(connect(&socket).await.map_err(silent)?);
         let request = RegisterRequest {
             version: VERSION.to_owned(),
             endpoint: self.resource.socket_name(),
@@ -222,7 +246,7 @@ impl Life {
     }
 
     /// Watches the sockets until something is wrong.
-    async fn stay(&self, serving: &Serving, kubelet: Identity) -> Trouble {
+    async fn stay(&self, serving: &Serving, kubelet: Option<Identity>) -> Trouble {
         let kubelet_path = self.directory.join(KUBELET_SOCKET);
         let mut heard = Instant::now();
         loop {
@@ -234,14 +258,14 @@ impl Life {
                 return Trouble::SocketGone;
             }
             // A kubelet that is away will come back with another socket.
-            if identity(&kubelet_path).is_some_and(|now| now != kubelet) {
+            if identity(&kubelet_path).is_some_and(|now| Some(now) != kubelet) {
                 return Trouble::KubeletNew;
             }
             if serving.listeners.count() > 0 || identity(&kubelet_path).is_none() {
                 heard = Instant::now();
             }
             if heard.elapsed() > LISTEN {
-                return Trouble::NotListening;
+                return Trouble::NotListening(Beside::look(&self.directory, &serving.path));
             }
         }
     }
@@ -253,6 +277,48 @@ impl Serving {
         if timeout(END, &mut self.server).await.is_err() {
             self.server.abort();
         }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // Not that of a plugin that has taken this one's place.
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The sockets of other plugins, any of which may have registered the same resource: the
+/// kubelet then hears the one that did so last.
+#[derive(Debug)]
+struct Beside(Vec<String>);
+
+impl Beside {
+    fn look(directory: &Path, own: &Path) -> Self {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .filter(|entry| entry.path() != own && entry.file_name() != KUBELET_SOCKET)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names.truncate(BESIDE_MOST);
+        Self(names)
+    }
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("; look at its log");
+        }
+        write!(
+            f,
+            "; if one of {} registers the same resource, remove it or choose another --resource",
+            self.0.join(", ")
+        )
     }
 }
 

@@ -1,8 +1,11 @@
 //! The kubelet's side of the plugin: its device plugin API, v1beta1.
 
 pub mod life;
+pub mod offer;
 pub mod preference;
+pub mod registrar;
 pub mod service;
+pub mod standing;
 
 /// The API's messages and services, generated from `proto/deviceplugin.proto`.
 #[allow(

@@ -1,6 +1,5 @@
 //! What the kubelet asks of the plugin.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,21 +11,13 @@ use tonic::{Request, Response, Status};
 
 use super::api::device_plugin_server::DevicePlugin;
 use super::api::{
-    AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse,
-    ContainerPreferredAllocationResponse, Device as ListedDevice, DevicePluginOptions, Empty,
-    ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse,
+    AllocateRequest, AllocateResponse, ContainerPreferredAllocationResponse, DevicePluginOptions,
+    Empty, ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse,
     PreferredAllocationRequest, PreferredAllocationResponse,
 };
-use super::preference::choose;
-use crate::driver::Device;
+use super::offer::Offer;
 use crate::metrics::Metrics;
 use crate::resource::Resource;
-
-/// Names the GPUs of a container, for the programs in it.
-const UUIDS_VARIABLE: &str = "CREO_GPU_UUIDS";
-
-/// The GPUs that are offered to the kubelet: those that the CDI specification knows.
-pub type Offer = Vec<Device>;
 
 /// The plugin as the kubelet sees it.
 #[derive(Debug, Clone)]
@@ -82,40 +73,6 @@ impl Plugin {
             stop,
         }
     }
-
-    /// What one container with these devices needs.
-    fn container(&self, device_ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
-        let offer = self.offers.borrow();
-        let mut wanted = BTreeSet::new();
-        for id in device_ids {
-            // Its health is no matter: a container that restarts keeps its GPU, and the
-            // kubelet gives none that is ill to a new one.
-            if !offer.iter().any(|device| device.gpu.uuid == *id) {
-                return Err(Status::not_found(format!(
-                    "this node has no {} {id:?}: {} are known; the pod must be made anew",
-                    self.resource,
-                    offer.len()
-                )));
-            }
-            wanted.insert(id.as_str());
-        }
-        // In the order of the driver, whatever the order of the question.
-        let uuids: Vec<&str> = offer
-            .iter()
-            .map(|device| device.gpu.uuid.as_str())
-            .filter(|uuid| wanted.contains(uuid))
-            .collect();
-        Ok(ContainerAllocateResponse {
-            envs: [(UUIDS_VARIABLE.to_owned(), uuids.join(","))].into(),
-            cdi_devices: uuids
-                .iter()
-                .map(|uuid| CdiDevice {
-                    name: self.resource.cdi_device(uuid),
-                })
-                .collect(),
-            ..ContainerAllocateResponse::default()
-        })
-    }
 }
 
 /// The options of the plugin, the same at registration and when asked.
@@ -124,23 +81,6 @@ pub fn options() -> DevicePluginOptions {
     DevicePluginOptions {
         pre_start_required: false,
         get_preferred_allocation_available: true,
-    }
-}
-
-fn listed(offer: &Offer) -> ListAndWatchResponse {
-    ListAndWatchResponse {
-        devices: offer
-            .iter()
-            .map(|device| ListedDevice {
-                id: device.gpu.uuid.clone(),
-                health: if device.health.is_healthy() {
-                    "Healthy".to_owned()
-                } else {
-                    "Unhealthy".to_owned()
-                },
-                topology: None,
-            })
-            .collect(),
     }
 }
 
@@ -153,7 +93,7 @@ fn lists(
     stream::unfold(start, |(mut offers, listening, mut sent)| async move {
         loop {
             // A device whose reason changed is the same to the kubelet.
-            let list = listed(&offers.borrow_and_update());
+            let list = offers.borrow_and_update().list();
             if sent.as_ref() != Some(&list) {
                 sent = Some(list.clone());
                 return Some((Ok(list), (offers, listening, sent)));
@@ -188,24 +128,18 @@ impl DevicePlugin for Plugin {
         &self,
         request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
-        let offer = self.offers.borrow();
-        let order = |id: &str| {
-            offer
-                .iter()
-                .position(|device| device.gpu.uuid == id)
-                .unwrap_or(usize::MAX)
-        };
+        // A copy: whoever publishes the next offer does not wait for the search.
+        let offer = self.offers.borrow().clone();
         let container_responses = request
             .into_inner()
             .container_requests
             .into_iter()
             .map(|wish| ContainerPreferredAllocationResponse {
-                device_ids: choose(
+                device_ids: offer.choose(
                     &wish.available_device_ids,
                     &wish.must_include_device_ids,
                     // A negative size asks for nothing beyond what is required.
                     usize::try_from(wish.allocation_size).unwrap_or(0),
-                    order,
                 ),
             })
             .collect();
@@ -218,12 +152,15 @@ impl DevicePlugin for Plugin {
         &self,
         request: Request<AllocateRequest>,
     ) -> Result<Response<AllocateResponse>, Status> {
+        let offer = self.offers.borrow();
         let mut container_responses = Vec::new();
         for container in request.into_inner().container_requests {
-            let response = self.container(&container.device_ids);
+            let response = offer.container(&container.device_ids);
             self.metrics.allocation(response.is_ok());
-            container_responses.push(response.inspect_err(|status| {
-                tracing::error!("a container cannot have its GPUs: {}", status.message());
+            container_responses.push(response.map_err(|unknown| {
+                let message = format!("{}: {unknown}", self.resource);
+                tracing::error!("a container cannot have its GPUs: {message}");
+                Status::not_found(message)
             })?);
         }
         Ok(Response::new(AllocateResponse {

@@ -28,6 +28,8 @@ pub struct Seen {
     pub registrations: Vec<RegisterRequest>,
     /// Every list of the newest registration.
     pub lists: Vec<List>,
+    /// The newest list of each resource whose plugin has not gone.
+    pub resources: BTreeMap<String, List>,
 }
 
 pub struct Kubelet {
@@ -91,11 +93,40 @@ impl Kubelet {
         seen.lists.last().unwrap().clone()
     }
 
-    /// A client of the plugin that registered.
+    /// Waits until the resources, and how many healthy devices each has, are these.
+    pub async fn until_resources(&mut self, wanted: &[(&str, usize)]) -> BTreeMap<String, List> {
+        let wanted: BTreeMap<&str, usize> = wanted.iter().copied().collect();
+        let seen = self
+            .until(|seen| {
+                let resources = seen.resources.iter();
+                resources
+                    .map(|(resource, list)| (resource.as_str(), healthy(list).len()))
+                    .collect::<BTreeMap<_, _>>()
+                    == wanted
+            })
+            .await;
+        seen.resources
+    }
+
+    /// A client of the plugin that registered last.
     pub async fn plugin(&mut self) -> DevicePluginClient<Channel> {
         let seen = self.until(|seen| !seen.registrations.is_empty()).await;
-        let endpoint = &seen.registrations.last().unwrap().endpoint;
-        DevicePluginClient::new(connect(&self.directory.join(endpoint)).await.unwrap())
+        self.plugin_of(&seen.registrations.last().unwrap().resource_name)
+            .await
+    }
+
+    /// A client of the plugin that registered this resource.
+    pub async fn plugin_of(&mut self, resource: &str) -> DevicePluginClient<Channel> {
+        let of = |seen: &Seen| {
+            let registrations = seen.registrations.iter().rev();
+            registrations
+                .filter(|registered| registered.resource_name == resource)
+                .map(|registered| registered.endpoint.clone())
+                .next()
+        };
+        let seen = self.until(|seen| of(seen).is_some()).await;
+        let endpoint = self.directory.join(of(&seen).unwrap());
+        DevicePluginClient::new(connect(&endpoint).await.unwrap())
     }
 }
 
@@ -138,6 +169,7 @@ impl Registration for Service {
         let channel = connect(&self.directory.join(&request.endpoint))
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
+        let resource = request.resource_name.clone();
         self.seen.send_modify(|seen| {
             seen.registrations.push(request);
             seen.lists.clear();
@@ -147,12 +179,19 @@ impl Registration for Service {
             let mut plugin = DevicePluginClient::new(channel);
             let mut lists = plugin.list_and_watch(Empty {}).await.unwrap().into_inner();
             while let Some(Ok(Some(list))) = stop.run_until_cancelled(lists.message()).await {
-                let list = list
+                let list: List = list
                     .devices
                     .into_iter()
-                    .map(|device| (device.id, device.health));
-                seen.send_modify(|seen| seen.lists.push(list.collect()));
+                    .map(|device| (device.id, device.health))
+                    .collect();
+                seen.send_modify(|seen| {
+                    seen.resources.insert(resource.clone(), list.clone());
+                    seen.lists.push(list);
+                });
             }
+            seen.send_modify(|seen| {
+                seen.resources.remove(&resource);
+            });
         });
         Ok(Response::new(Empty {}))
     }

@@ -131,7 +131,7 @@ async fn an_unknown_device_is_refused_with_its_name_and_nothing_else_is() {
     assert!(
         refused
             .message()
-            .contains("creo.cloud/gpu \"GPU-of-yesterday\""),
+            .contains("creo.cloud/gpu: there is no \"GPU-of-yesterday\" among the 1"),
         "{refused}"
     );
     let wish = |available: &[&str], required: &[&str], size| PreferredAllocationRequest {
@@ -284,7 +284,7 @@ async fn a_gpu_that_is_put_in_is_offered_without_anyone_touching_the_plugin() {
     let mut kubelet = Kubelet::start(&machine.kubelet_directory());
     let plugin = machine.serve(&[]);
     kubelet.until_healthy(1).await;
-    machine.inject(1, "add h100-80gb");
+    machine.inject(1, "add t4");
     machine.make_node(1);
     let list = kubelet.until_healthy(2).await;
     let new = healthy(&list)
@@ -307,6 +307,48 @@ async fn a_gpu_that_is_put_in_is_offered_without_anyone_touching_the_plugin() {
             .contains(&new)
     );
     plugin.stop().await;
+}
+
+#[tokio::test]
+async fn unlike_cards_have_a_resource_each_and_a_new_one_parts_them() {
+    let machine = Machine::new("t4", 1);
+    let mut kubelet = Kubelet::start(&machine.kubelet_directory());
+    let plugin = machine.serve(&[]);
+    kubelet.until_resources(&[("creo.cloud/gpu", 1)]).await;
+    machine.inject(1, "add h100-80gb");
+    machine.make_node(1);
+    let resources = kubelet
+        .until_resources(&[
+            ("creo.cloud/gpu-h100-80gb-hbm3", 1),
+            ("creo.cloud/gpu-tesla-t4", 1),
+        ])
+        .await;
+    // A card keeps its name, whatever it is counted as, and so do its CDI devices.
+    assert!(resources["creo.cloud/gpu-tesla-t4"].contains_key(&machine.uuid(0)));
+    let answer = kubelet
+        .plugin_of("creo.cloud/gpu-tesla-t4")
+        .await
+        .allocate(allocation(&[&[machine.uuid(0)]]))
+        .await
+        .unwrap();
+    assert_eq!(
+        cdi_names(&answer.into_inner()),
+        [[format!("creo.cloud/gpu={}", machine.uuid(0))]]
+    );
+    assert!(!machine.plugin_socket().exists());
+    plugin.until("/readyz", "HTTP/1.1 200").await;
+    plugin.stop().await;
+    assert_eq!(sockets(&machine), ["kubelet.sock"]);
+}
+
+/// What is in the kubelet's directory.
+fn sockets(machine: &Machine) -> Vec<String> {
+    let entries = fs::read_dir(machine.kubelet_directory()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }
 
 #[tokio::test]
