@@ -708,7 +708,10 @@ mod tests {
         assert_eq!(units[0].health.worst(), Some(&Finding::Lost));
         assert_eq!(units[0].health.findings().len(), 2);
         let told = units[1].health.worst().unwrap().to_string();
-        assert!(told.contains("annotation creo.cloud/out-of-service"), "{told}");
+        assert!(
+            told.contains("annotation creo.cloud/out-of-service"),
+            "{told}"
+        );
     }
 
     fn devices() -> impl Strategy<Value = Vec<Device>> {
