@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use creo_process::telemetry::LogArgs;
 use jiff::SignedDuration;
 
+use crate::cdi::Place;
 use crate::driver::library::Source;
 use crate::resource::Resource;
 
@@ -48,6 +49,10 @@ pub struct DriverArguments {
     /// The kernel's /sys as this process sees it.
     #[arg(long, env = "CREO_SYSFS_ROOT", value_name = "DIR", default_value = "/sys", value_parser = absolute_path)]
     pub sysfs_root: PathBuf,
+
+    /// The kernel's /proc as this process sees it, for what the driver says there.
+    #[arg(long, env = "CREO_PROCFS_ROOT", value_name = "DIR", default_value = "/proc", value_parser = absolute_path)]
+    pub procfs_root: PathBuf,
 }
 
 impl DriverArguments {
@@ -57,6 +62,16 @@ impl DriverArguments {
         self.driver_root_mount
             .clone()
             .unwrap_or_else(|| self.driver_root.clone())
+    }
+
+    /// Where to look for what containers need of the driver.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            root: self.driver_root.clone(),
+            mount: self.root_mount(),
+            procfs: self.procfs_root.clone(),
+        }
     }
 
     /// Which library to load.

@@ -109,8 +109,7 @@ impl Process {
                 conflicts: watch::channel(BTreeMap::new()).1,
             },
             cdi_directory: self.arguments.cdi_dir.clone(),
-            driver_root: self.arguments.driver.driver_root.clone(),
-            driver_root_mount: self.arguments.driver.root_mount(),
+            place: self.arguments.driver.place(),
             offered: watch::channel(Offered::default()).0,
             offers: offers_sender,
             written: self.readiness.check(

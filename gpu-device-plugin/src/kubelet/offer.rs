@@ -8,6 +8,7 @@ use super::api::{
     TopologyInfo,
 };
 use super::preference::{Choice, Closeness};
+use crate::cdi::Node;
 use crate::config::Allocation;
 use crate::inventory::Link;
 use crate::resource::Resource;
@@ -35,22 +36,14 @@ pub struct Offer {
 /// What a container is given for a unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Giving {
-    /// The kind of the CDI devices; nothing where the container runtime knows no CDI.
-    pub cdi_kind: Option<Resource>,
+    /// Full names of the CDI devices, by the UUID of card or partition; nothing where the
+    /// container runtime knows no CDI.
+    pub cdi_names: Option<BTreeMap<String, String>>,
     /// Device nodes by the UUID of card or partition, where containers are given them one by
     /// one.
-    pub nodes: BTreeMap<String, Vec<DeviceNode>>,
+    pub nodes: BTreeMap<String, Vec<Node>>,
     /// On which cards shares are.
     pub allocation: Allocation,
-}
-
-/// A device node of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceNode {
-    /// Its path in the container.
-    pub container_path: String,
-    /// Its path on the host.
-    pub host_path: String,
 }
 
 /// The kubelet asks for a unit that is not offered.
@@ -132,11 +125,11 @@ impl Offer {
             .into(),
             ..ContainerAllocateResponse::default()
         };
-        if let Some(kind) = &self.giving.cdi_kind {
-            let names = uuids.iter().map(|uuid| kind.cdi_device(uuid));
+        if let Some(names) = &self.giving.cdi_names {
+            let names = uuids.iter().filter_map(|uuid| names.get(*uuid));
             answer
                 .cdi_devices
-                .extend(names.map(|name| CdiDevice { name }));
+                .extend(names.map(|name| CdiDevice { name: name.clone() }));
         } else {
             // Only NVIDIA's runtime can add the driver's libraries then.
             let visible = if uuids.is_empty() {
@@ -149,11 +142,11 @@ impl Offer {
         let nodes = uuids.iter().filter_map(|uuid| self.giving.nodes.get(*uuid));
         for node in nodes.flatten() {
             let mut given = answer.devices.iter();
-            if given.all(|given| given.container_path != node.container_path) {
+            if given.all(|given| given.container_path != node.path) {
                 answer.devices.push(DeviceSpec {
-                    container_path: node.container_path.clone(),
-                    host_path: node.host_path.clone(),
-                    permissions: "rw".to_owned(),
+                    container_path: node.path.clone(),
+                    host_path: node.host_path.display().to_string(),
+                    permissions: node.permissions.to_owned(),
                 });
             }
         }

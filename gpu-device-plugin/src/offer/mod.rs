@@ -14,12 +14,11 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::cdi::{Spec, WriteError, common_nodes, write};
-use crate::config::{Cdi, Config};
+use crate::cdi::{self, Injection, Place, Prepared};
+use crate::config::{Cdi, Config, DeviceNodes};
 use crate::driver::Snapshot;
 use crate::inventory::Link;
 use crate::kubelet::offer::{Giving, Offer, Offers};
-use crate::resource::Resource;
 use crate::unit::{Offered, Withheld};
 use plan::{Facts, plan};
 
@@ -31,12 +30,10 @@ const LOOK: Duration = Duration::from_secs(10);
 pub struct Offering {
     /// What an offer follows from.
     pub sources: Sources,
-    /// Directory of the CDI specification.
+    /// Directory for the CDI specification.
     pub cdi_directory: PathBuf,
-    /// The driver's root on the host.
-    pub driver_root: PathBuf,
-    /// The driver's root as this process sees it.
-    pub driver_root_mount: PathBuf,
+    /// Where the driver is.
+    pub place: Place,
     /// What is offered, for whoever wants to know.
     pub offered: watch::Sender<Offered>,
     /// What the kubelet is offered.
@@ -79,16 +76,16 @@ async fn news<T>(source: &mut watch::Receiver<T>) {
 impl Offering {
     /// Offers until the token is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut named = BTreeSet::new();
+        let mut prepared = Prepared::default();
         loop {
             let snapshot = self.sources.snapshots.borrow_and_update().clone();
             let config = self.sources.config.borrow_and_update().clone();
             // A specification without devices is not a valid one, and removing the old one
             // would keep running containers from starting again.
             if !snapshot.devices.is_empty() {
-                match self.specify(&snapshot, &config.resource).await {
-                    Ok(()) => {
-                        named = uuids(&snapshot);
+                match self.prepare(&snapshot, &config).await {
+                    Ok(now) => {
+                        prepared = now;
                         self.written.holds();
                     }
                     Err(why) => {
@@ -97,7 +94,7 @@ impl Offering {
                     }
                 }
             }
-            self.offer(&snapshot, &config, &named);
+            self.offer(&snapshot, &config, &prepared);
             tokio::select! {
                 () = self.sources.changed() => {}
                 () = sleep(LOOK) => {}
@@ -106,40 +103,63 @@ impl Offering {
         }
     }
 
-    async fn specify(&self, snapshot: &Snapshot, kind: &Resource) -> Result<(), String> {
-        let gpus: Vec<_> = snapshot.devices.iter().map(|device| &device.gpu).collect();
-        let common = common_nodes(&self.driver_root_mount);
-        let spec = Spec::new(kind, &gpus, &common, &self.driver_root);
-        let (directory, resource) = (self.cdi_directory.clone(), kind.clone());
+    async fn prepare(&self, snapshot: &Snapshot, config: &Config) -> Result<Prepared, String> {
+        let injection = self.injection(config);
+        let gpus: Vec<_> = snapshot
+            .devices
+            .iter()
+            .map(|device| device.gpu.clone())
+            .collect();
         // It waits for the disk.
-        let writing = tokio::task::spawn_blocking(move || write(&directory, &resource, &spec));
-        let written = writing.await.map_err(|error| error.to_string())?;
-        if written.map_err(|error: WriteError| error.to_string())? {
+        let preparing = tokio::task::spawn_blocking(move || {
+            let gpus: Vec<_> = gpus.iter().collect();
+            injection.prepare(&gpus)
+        });
+        let prepared = preparing.await.map_err(|error| error.to_string())?;
+        let prepared = prepared.map_err(|error| error.to_string())?;
+        if prepared.is_new {
             tracing::info!(
                 gpus = snapshot.devices.len(),
                 directory = %self.cdi_directory.display(),
                 "wrote the CDI specification"
             );
         }
-        Ok(())
+        Ok(prepared)
+    }
+
+    fn injection(&self, config: &Config) -> Injection {
+        let own = &self.cdi_directory;
+        let (kind, source) = match &config.cdi {
+            Cdi::Generated => (&config.resource, cdi::Source::Own(own.clone())),
+            Cdi::Existing(kind) => {
+                let directories = vec![PathBuf::from(cdi::STATIC_DIRECTORY), own.clone()];
+                (kind, cdi::Source::Existing(directories))
+            }
+            Cdi::Off => (&config.resource, cdi::Source::Off),
+        };
+        Injection {
+            place: self.place.clone(),
+            kind: kind.clone(),
+            source,
+        }
     }
 
     /// Offers the units that the specification names, with their health of now: a disk that is
     /// full must not hide that a GPU is ill.
-    fn offer(&mut self, snapshot: &Snapshot, config: &Config, named: &BTreeSet<String>) {
+    fn offer(&mut self, snapshot: &Snapshot, config: &Config, prepared: &Prepared) {
         let mut offered = plan(Facts {
             devices: &snapshot.devices,
             config,
             out_of_service: &self.sources.out_of_service.borrow_and_update(),
             conflicts: &self.sources.conflicts.borrow_and_update(),
         });
-        withhold_unnamed(&mut offered, named);
+        withhold_left_out(&mut offered, &config.cdi, prepared);
         let links: BTreeMap<String, Vec<Link>> = snapshot
             .devices
             .iter()
             .map(|device| (device.gpu.uuid.clone(), device.gpu.links.clone()))
             .collect();
-        let giving = Arc::new(giving(config));
+        let giving = Arc::new(giving(config, prepared));
         let offers = offered
             .units
             .iter()
@@ -153,28 +173,40 @@ impl Offering {
     }
 }
 
-fn giving(config: &Config) -> Giving {
+fn giving(config: &Config, prepared: &Prepared) -> Giving {
+    let has_cdi = config.cdi != Cdi::Off;
+    let nodes = if has_cdi && config.device_nodes == DeviceNodes::WithoutCdi {
+        BTreeMap::new()
+    } else {
+        prepared.nodes.clone()
+    };
     Giving {
-        cdi_kind: match &config.cdi {
-            Cdi::Generated => Some(config.resource.clone()),
-            Cdi::Existing(kind) => Some(kind.clone()),
-            Cdi::Off => None,
-        },
-        nodes: BTreeMap::new(),
+        cdi_names: has_cdi.then(|| prepared.names.clone()),
+        nodes,
         allocation: config.sharing.allocation,
     }
 }
 
-/// Takes back what no specification names: a container that got it would not start.
-fn withhold_unnamed(offered: &mut Offered, named: &BTreeSet<String>) {
+/// Takes back what no container could get: one that it was given to would not start.
+fn withhold_left_out(offered: &mut Offered, cdi: &Cdi, prepared: &Prepared) {
+    let is_ready = |uuid: &str| match cdi {
+        Cdi::Off => prepared.nodes.contains_key(uuid),
+        Cdi::Generated | Cdi::Existing(_) => prepared.names.contains_key(uuid),
+    };
     for units in offered.units.values_mut() {
-        for unit in units.extract_if(.., |unit| !named.contains(unit.uuid())) {
+        for unit in units.extract_if(.., |unit| !is_ready(unit.uuid())) {
+            let mut left_out = prepared.left_out.iter();
+            let why = left_out
+                .find(|left_out| left_out.uuid == unit.uuid())
+                .map_or(
+                    "the CDI specification does not name it yet; /readyz and the log say why",
+                    |left_out| &left_out.why,
+                );
             offered.withheld.push(Withheld {
+                message: why.to_owned(),
                 gpu: unit.gpu,
                 part: unit.part,
                 reason: "NotSpecified",
-                message: "the CDI specification does not name it yet; /readyz and the log say why"
-                    .to_owned(),
             });
         }
     }
@@ -189,16 +221,4 @@ fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
         }
         changed
     });
-}
-
-fn uuids(snapshot: &Snapshot) -> BTreeSet<String> {
-    let cards = snapshot.devices.iter().map(|device| &device.gpu);
-    cards
-        .flat_map(|gpu| {
-            let partitions = gpu.mig.devices().iter();
-            partitions
-                .map(|partition| partition.uuid.clone())
-                .chain([gpu.uuid.clone()])
-        })
-        .collect()
 }

@@ -160,6 +160,7 @@ impl Machine {
             format!("--driver-root={}", path(&root.join("driver"))),
             format!("--kubelet-dir={}", path(&root.join("kubelet"))),
             format!("--sysfs-root={}", path(&self.sysfs_root())),
+            format!("--procfs-root={}", path(&root.join("proc"))),
             format!("--cdi-dir={}", path(&root.join("cdi"))),
             format!("--metrics-address={port}"),
         ];

@@ -2,11 +2,13 @@
 //! process. The plugin's own parts are the real ones, from the library to the socket.
 #![cfg(test)]
 
+mod driver_root;
 mod hub;
 mod kubelet;
 mod machine;
 
 mod binary;
+mod cdi;
 mod claims;
 mod driver;
 mod offering;
