@@ -56,6 +56,10 @@ async fn the_claims_name_every_gpu_and_are_written_once() {
             "memoryBytes": 15_360_u64 << 20,
             "computeCapability": "7.5",
             "healthy": true,
+            "eccEnabled": true,
+            "numaNode": 0,
+            "pcie": {"generation": 1, "generationMax": 3, "width": 16, "widthMax": 16},
+            "powerLimitMilliwatts": 70_000,
         })
     };
     assert_eq!(

@@ -153,6 +153,19 @@ pub struct GpuWish {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[x_kube(validation = Rule::new("self.all(model, model.matches('[A-Za-z0-9]'))").message("every item must be a model's name, such as H100"))]
     pub models: Vec<String>,
+    /// Whether a share of a GPU will do: others, who may be strangers, use the
+    /// same GPU at the same time, and nothing but their good manners keeps its
+    /// memory and its time apart. Default: false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+pub(crate) fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn one_gpu() -> i32 {
@@ -165,6 +178,7 @@ impl Default for GpuWish {
             count: one_gpu(),
             memory: None,
             models: Vec::new(),
+            shared: false,
         }
     }
 }

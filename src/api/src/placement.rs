@@ -98,6 +98,9 @@ pub struct AgreedGpu {
     /// Memory of each, in bytes.
     #[schemars(range(min = 0, max = 1_i64 << 50))]
     pub memory_bytes: i64,
+    /// Whether others use the GPU at the same time. Default: false.
+    #[serde(default, skip_serializing_if = "crate::agent_deployment::is_false")]
+    pub shared: bool,
 }
 
 /// A pod with one container, fully resolved: nothing else is read to make it.

@@ -2,8 +2,10 @@
 //! wrong with a specification shows here, once, with the field's name; what
 //! comes behind never looks at the specification again.
 
+use std::collections::BTreeMap;
+
 use creo_market::{
-    placement::{self as market, GpuKind, GpuPool, Wish, standing_tolerations},
+    placement::{self as market, GpuKind, GpuPool, Part, Wish, standing_tolerations},
     replicas::State,
 };
 
@@ -11,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::{
     agent_deployment::AgentDeploymentSpec,
-    creo_node::Claims,
+    creo_node::{ClaimedGpu, Claims, MAX_MODEL_CHARS, OfferedAs},
     placement::{Phase, Terms},
     quantity::{self, InvalidField},
 };
@@ -33,6 +35,7 @@ impl AgentDeploymentSpec {
             gpu_memory_bytes: gpu_memory
                 .map_or(Ok(0), |memory| quantity::bytes("spec.gpu.memory", memory))?,
             gpu_models: self.gpu.models.clone(),
+            gpu_shared: self.gpu.shared,
             cpu_milli: above_zero(
                 "spec.resources.cpu",
                 quantity::millicores,
@@ -86,23 +89,72 @@ impl Terms {
             gpu_count: i64::from(self.gpu.count),
             gpu_model: self.gpu.model.clone(),
             gpu_memory_bytes: self.gpu.memory_bytes,
+            gpu_shared: self.gpu.shared,
             price_micro_per_gpu_hour: self.price_micro_per_gpu_hour,
         }
     }
 }
 
 impl Claims {
-    /// The GPUs as replicas can be placed on them: those that are healthy, at
-    /// most as many as the kubelet counts (`allocatable`), less those that are
-    /// `used`.
+    /// What replicas can be placed on, one pool for each resource, by its name:
+    /// the units that are healthy, at most as many as the kubelet counts
+    /// (`allocatable` of a resource), less those that are `used`.
+    ///
+    /// A resource without any healthy unit has a pool as well, with nothing in
+    /// it.
     #[must_use]
-    pub fn pool(&self, allocatable: i64, used: i64) -> GpuPool {
-        let healthy = self.gpus.iter().filter(|gpu| gpu.healthy);
-        let kinds = healthy.map(|gpu| GpuKind {
-            memory_bytes: gpu.memory_bytes,
-            model: gpu.model.clone(),
+    pub fn pools(
+        &self,
+        allocatable: impl Fn(&str) -> i64,
+        used: impl Fn(&str) -> i64,
+    ) -> Vec<GpuPool> {
+        let mut units: BTreeMap<&str, (Part, Vec<GpuKind>)> = BTreeMap::new();
+        for (resource, part, kind) in self.gpus.iter().flat_map(|gpu| self.units(gpu)) {
+            let (_, kinds) = units.entry(resource).or_insert((part, Vec::new()));
+            kinds.extend(kind);
+        }
+        let pools = units.into_iter().map(|(resource, (part, kinds))| {
+            GpuPool::new(resource, part, kinds, allocatable(resource), used(resource))
         });
-        GpuPool::new(self.resource.clone(), kinds, allocatable, used)
+        pools.collect()
+    }
+
+    /// What the kubelet counts of a GPU: under which resource, and what it is,
+    /// which is nothing where it is not healthy.
+    fn units<'a>(&'a self, gpu: &'a ClaimedGpu) -> Vec<(&'a str, Part, Option<GpuKind>)> {
+        let kind = |healthy: bool, memory_bytes, model: String| {
+            healthy.then_some(GpuKind {
+                memory_bytes,
+                model,
+            })
+        };
+        let resource = gpu.resource.as_deref();
+        match gpu.offered_as {
+            _ if gpu.not_offered.is_some() => Vec::new(),
+            // An older device plugin offers every GPU as a whole and does not say so.
+            None | Some(OfferedAs::Whole) => {
+                let kind = kind(gpu.healthy, gpu.memory_bytes, gpu.model.clone());
+                vec![(resource.unwrap_or(&self.resource), Part::Whole, kind)]
+            }
+            Some(OfferedAs::Partitions) => gpu
+                .partitions
+                .iter()
+                .filter_map(|partition| {
+                    let model = format!("{} MIG {}", gpu.model, partition.profile);
+                    let model = model.chars().take(MAX_MODEL_CHARS).collect();
+                    let kind = kind(partition.healthy, partition.memory_bytes, model);
+                    Some((partition.resource.as_deref()?, Part::Partition, kind))
+                })
+                .collect(),
+            Some(OfferedAs::Shares) => {
+                let shares = gpu.shares.unwrap_or(1).max(1);
+                // What each of them may use if all use alike, rounded down.
+                let memory_bytes = gpu.memory_bytes / i64::from(shares);
+                let kind = kind(gpu.healthy, memory_bytes, gpu.model.clone());
+                let unit = (resource.unwrap_or(&self.resource), Part::Share, kind);
+                vec![unit; usize::try_from(shares).unwrap_or(1)]
+            }
+        }
     }
 }
 
@@ -153,7 +205,7 @@ mod tests {
     #[test]
     fn every_wish_of_a_specification_is_carried_over() {
         let wish = spec(
-            "gpu: {count: 2, memory: 80G, models: [H100]}, \
+            "gpu: {count: 2, memory: 80G, models: [H100], shared: true}, \
              resources: {cpu: 2, memory: 8Gi, ephemeralStorage: 1e9}, \
              placement: {nodes: [gpu-1], regions: [eu], maxPriceMicroPerGpuHour: 7}",
         )
@@ -165,6 +217,7 @@ mod tests {
                 gpu_count: 2,
                 gpu_memory_bytes: 80_000_000_000,
                 gpu_models: vec!["H100".to_owned()],
+                gpu_shared: true,
                 cpu_milli: 2_000,
                 memory_bytes: 8 << 30,
                 ephemeral_storage_bytes: 1_000_000_000,
@@ -208,32 +261,97 @@ mod tests {
         assert_eq!(spec("replicas: -3").replicas_wanted(), 0);
     }
 
-    #[test]
-    fn only_healthy_gpus_can_be_placed_on() {
-        let gpu = |uuid, healthy| {
-            format!(
-                "{{index: 0, uuid: {uuid}, model: NVIDIA L4, memoryBytes: 24, computeCapability: '8.9', \
-                 healthy: {healthy}}}"
-            )
-        };
+    /// The pools of these GPUs, where the kubelet counts ten of each resource
+    /// and one is used, as RESOURCE PART COUNT/FREE KIND.
+    fn pools(gpus: &[&str]) -> Vec<String> {
+        let gpus: Vec<String> = gpus
+            .iter()
+            .enumerate()
+            .map(|(index, gpu)| {
+                format!("{{index: {index}, uuid: GPU-{index}, computeCapability: '8.9', {gpu}}}")
+            })
+            .collect();
         let yaml = format!(
-            "claims: {{resource: creo.cloud/gpu, gpus: [{}, {}, {}]}}",
-            gpu("a", true),
-            gpu("b", false),
-            gpu("c", true)
+            "claims: {{resource: creo.cloud/gpu, gpus: [{}]}}",
+            gpus.join(", ")
         );
         let status: CreoNodeStatus = serde_saphyr::from_str(&yaml).expect("a status");
-        let pool = status.claims.expect("claims").pool(3, 1);
+        let claims = status.claims.expect("claims");
+        let told = |pool: &GpuPool| {
+            let kinds: Vec<String> = pool
+                .kinds
+                .iter()
+                .map(|kind| format!("{} {}", kind.memory_bytes, kind.model))
+                .collect();
+            let (resource, part) = (&pool.resource, pool.part);
+            format!(
+                "{resource} {part:?} {}/{} {}",
+                pool.free,
+                pool.count,
+                kinds.join(" + ")
+            )
+        };
+        claims.pools(|_| 10, |_| 1).iter().map(told).collect()
+    }
+
+    const L4: &str = "model: L4, memoryBytes: 24";
+
+    #[test]
+    fn only_healthy_gpus_can_be_placed_on() {
+        let healthy = format!("{L4}, healthy: true");
+        let ill = format!("{L4}, healthy: false");
         assert_eq!(
-            (pool.resource.as_str(), pool.count, pool.free),
-            ("creo.cloud/gpu", 2, 1)
+            pools(&[&healthy, &ill, &healthy]),
+            ["creo.cloud/gpu Whole 1/2 24 L4"]
+        );
+        assert_eq!(pools(&[&ill]), ["creo.cloud/gpu Whole 0/0 "]);
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_offered_is_in_no_pool() {
+        let withheld =
+            format!("{L4}, healthy: true, notOffered: {{reason: DeviceConflict, message: why}}");
+        assert_eq!(pools(&[&withheld]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn unlike_gpus_partitions_and_shares_are_pools_of_their_own() {
+        let l4 = format!("{L4}, healthy: true, offeredAs: Whole, resource: creo.cloud/gpu-l4");
+        let shared = "model: T4, memoryBytes: 16, healthy: true, offeredAs: Shares, shares: 3, \
+            resource: creo.cloud/gpu-t4.shared";
+        let partition = |uuid, profile, memory, healthy, resource| {
+            format!(
+                "{{uuid: {uuid}, profile: {profile}, gpuInstance: 1, computeInstance: 0, \
+                 memoryBytes: {memory}, healthy: {healthy}{resource}}}"
+            )
+        };
+        let small = ", resource: creo.cloud/mig-1g.10gb";
+        let partitions = [
+            partition("a", "1g.10gb", 10, true, small),
+            partition("b", "1g.10gb", 10, true, small),
+            partition("c", "1g.10gb", 10, false, small),
+            partition(
+                "d",
+                "3g.40gb",
+                40,
+                true,
+                ", resource: creo.cloud/mig-3g.40gb",
+            ),
+            partition("e", "3g.40gb", 40, true, ""),
+        ]
+        .join(", ");
+        let mig = format!(
+            "model: H100, memoryBytes: 80, healthy: true, offeredAs: Partitions, \
+             partitions: [{partitions}]"
         );
         assert_eq!(
-            pool.kinds,
-            [GpuKind {
-                memory_bytes: 24,
-                model: "NVIDIA L4".to_owned()
-            }]
+            pools(&[&l4, shared, &mig]),
+            [
+                "creo.cloud/gpu-l4 Whole 0/1 24 L4",
+                "creo.cloud/gpu-t4.shared Share 2/3 5 T4",
+                "creo.cloud/mig-1g.10gb Partition 1/2 10 H100 MIG 1g.10gb",
+                "creo.cloud/mig-3g.40gb Partition 0/1 40 H100 MIG 3g.40gb",
+            ]
         );
     }
 
@@ -255,6 +373,7 @@ mod tests {
                 gpu_count: 2,
                 gpu_model: "NVIDIA L4".to_owned(),
                 gpu_memory_bytes: 24,
+                gpu_shared: false,
                 price_micro_per_gpu_hour: 5,
             }
         );

@@ -15,7 +15,7 @@ mod tests;
 mod wish;
 
 pub use filter::Rejection;
-pub use node::{Amounts, GpuKind, GpuPool, Node};
+pub use node::{Amounts, GpuKind, GpuPool, Node, Part};
 pub use refusal::{Reason, Refusal};
 pub use score::Candidate;
 pub use taint::{Effect, Operator, Taint, Toleration, standing_tolerations};

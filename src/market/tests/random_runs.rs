@@ -1,7 +1,9 @@
 //! Random runs and random inputs: what must hold whatever comes.
 
 use creo_market::{
-    placement::{Amounts, Effect, GpuKind, GpuPool, Node, Taint, Wish, rank, standing_tolerations},
+    placement::{
+        Amounts, Effect, GpuKind, GpuPool, Node, Part, Taint, Wish, rank, standing_tolerations,
+    },
     replicas::{Replica, State, Wanted, plan},
     simulation::{placement_run, replicas_run},
 };
@@ -48,7 +50,7 @@ fn the_same_seed_gives_the_same_run() {
 
 prop_compose! {
     fn any_node()(
-        flags in prop::array::uniform4(prop::bool::weighted(0.9)),
+        flags in prop::array::uniform5(prop::bool::weighted(0.9)),
         (model, memory) in prop::sample::select(vec![("NVIDIA T4", 16), ("NVIDIA H100", 80)]),
         count in 0..5_i64,
         used in 0..5_i64,
@@ -60,14 +62,15 @@ prop_compose! {
         replicas_here in 0..3_i64,
     ) -> Node {
         let kinds = (0..count).map(|_| GpuKind { memory_bytes: memory << 30, model: model.to_owned() });
-        let [accepted, reachable, healthy, uncordoned] = flags;
+        let [accepted, reachable, healthy, uncordoned, isolated] = flags;
         Node {
             name: String::new(),
             accepted,
             reachable,
             healthy,
             cordoned: !uncordoned,
-            gpus: vec![GpuPool::new("creo.cloud/gpu", kinds, count, used)],
+            exposed: !isolated,
+            gpus: vec![GpuPool::new("creo.cloud/gpu", Part::Whole, kinds, count, used)],
             free: Amounts { cpu_milli, memory_bytes: memory_gib << 30, ephemeral_storage_bytes: 1 << 40, pods },
             taints: taint.map(|effect| Taint { key: "spare".into(), value: String::new(), effect }).into_iter().collect(),
             region: "eu".to_owned(),

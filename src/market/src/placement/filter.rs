@@ -1,4 +1,4 @@
-use super::{Effect, GpuPool, Node, Taint, Wish, wish::listed};
+use super::{Effect, GpuPool, Node, Part, Taint, Wish, wish::listed};
 
 /// The first filter that a node failed, and what it had.
 ///
@@ -15,6 +15,8 @@ pub enum Rejection {
     OtherRegion,
     /// Its owner keeps new replicas away.
     Cordoned,
+    /// Containers on it can use GPUs that they did not ask for, or may.
+    Exposed,
     /// The hub does not hear from it.
     Unreachable,
     /// Its GPUs are not in order.
@@ -23,11 +25,13 @@ pub enum Rejection {
     Tainted(Taint),
     /// It has no healthy GPU at all.
     NoGpu,
+    /// Its GPUs are shared.
+    Shared,
     /// Its GPUs are of another model, which is named.
     OtherModel(String),
     /// Its GPUs have this many bytes of memory each.
     GpuMemory(i64),
-    /// It has this many GPUs, free or not.
+    /// It has this many GPUs for one replica, free or not.
     GpuCount(i64),
     /// It costs this many micro-credits per GPU-hour.
     Price(i64),
@@ -60,10 +64,12 @@ impl Rejection {
             Self::NotAccepted => "accepted",
             Self::OtherRegion => "region",
             Self::Cordoned => "cordon",
+            Self::Exposed => "exposed",
             Self::Unreachable => "reachable",
             Self::Unhealthy => "healthy",
             Self::Tainted(_) => "taints",
             Self::NoGpu => "gpu",
+            Self::Shared => "gpu_shared",
             Self::OtherModel(_) => "gpu_model",
             Self::GpuMemory(_) => "gpu_memory",
             Self::GpuCount(_) => "gpu_count",
@@ -84,20 +90,22 @@ impl Rejection {
             Self::NotAccepted => 1,
             Self::OtherRegion => 2,
             Self::Cordoned => 3,
-            Self::Unreachable => 4,
-            Self::Unhealthy => 5,
-            Self::Tainted(_) => 6,
-            Self::NoGpu => 7,
-            Self::OtherModel(_) => 8,
-            Self::GpuMemory(_) => 9,
-            Self::GpuCount(_) => 10,
-            Self::Price(_) => 11,
-            Self::GpusFree { .. } => 12,
-            Self::Cpu(_) => 13,
-            Self::Memory(_) => 14,
-            Self::EphemeralStorage(_) => 15,
-            Self::PodSlots => 16,
-            Self::BackedOff(_) => 17,
+            Self::Exposed => 4,
+            Self::Unreachable => 5,
+            Self::Unhealthy => 6,
+            Self::Tainted(_) => 7,
+            Self::NoGpu => 8,
+            Self::Shared => 9,
+            Self::OtherModel(_) => 10,
+            Self::GpuMemory(_) => 11,
+            Self::GpuCount(_) => 12,
+            Self::Price(_) => 13,
+            Self::GpusFree { .. } => 14,
+            Self::Cpu(_) => 15,
+            Self::Memory(_) => 16,
+            Self::EphemeralStorage(_) => 17,
+            Self::PodSlots => 18,
+            Self::BackedOff(_) => 19,
         }
     }
 }
@@ -125,6 +133,7 @@ fn admits(node: &Node, wish: &Wish) -> Result<(), Rejection> {
         (!node.accepted).then_some(Rejection::NotAccepted),
         (!listed(&wish.regions, &node.region)).then_some(Rejection::OtherRegion),
         node.cordoned.then_some(Rejection::Cordoned),
+        node.exposed.then_some(Rejection::Exposed),
         (!node.reachable).then_some(Rejection::Unreachable),
         (!node.healthy).then_some(Rejection::Unhealthy),
         intolerable.cloned().map(Rejection::Tainted),
@@ -172,6 +181,9 @@ fn pool_fits(pool: &GpuPool, price_micro: i64, wish: &Wish) -> Result<(), Reject
     let Some(promised) = pool.promised().filter(|_| pool.count > 0) else {
         return Err(Rejection::NoGpu);
     };
+    if pool.part == Part::Share && !wish.gpu_shared {
+        return Err(Rejection::Shared);
+    }
     if let Some(other) = pool
         .kinds
         .iter()
@@ -182,8 +194,9 @@ fn pool_fits(pool: &GpuPool, price_micro: i64, wish: &Wish) -> Result<(), Reject
     if promised.memory_bytes < wish.gpu_memory_bytes {
         return Err(Rejection::GpuMemory(promised.memory_bytes));
     }
-    if pool.count < wish.gpu_count {
-        return Err(Rejection::GpuCount(pool.count));
+    let for_one_replica = pool.count.min(pool.part.most_per_replica());
+    if for_one_replica < wish.gpu_count {
+        return Err(Rejection::GpuCount(for_one_replica));
     }
     if wish
         .max_price_micro_per_gpu_hour

@@ -5,7 +5,7 @@ use super::{Taint, Wish};
 /// A node as a replica could be placed on it.
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "four facts that do not depend on one another, each asked by a filter"
+    reason = "five facts that do not depend on one another, each asked by a filter"
 )]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -17,6 +17,9 @@ pub struct Node {
     pub reachable: bool,
     /// Whether its GPUs are in order.
     pub healthy: bool,
+    /// Whether containers on it can use GPUs that they did not ask for, or may,
+    /// for all that is known.
+    pub exposed: bool,
     /// Whether its owner keeps new replicas away.
     pub cordoned: bool,
     /// Its GPUs, one pool for each resource name.
@@ -46,12 +49,39 @@ pub struct Node {
 pub struct GpuPool {
     /// The resource's name, such as `creo.cloud/gpu`.
     pub resource: String,
+    /// What of a GPU each of its units is.
+    pub part: Part,
     /// What is in it; empty where there is nothing.
     pub kinds: Vec<GpuKind>,
     /// How many healthy GPUs it has.
     pub count: i64,
     /// How many of them are left after all pods and waiting placements.
     pub free: i64,
+}
+
+/// What of a GPU the kubelet hands out as one unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// All of it, to one container.
+    #[default]
+    Whole,
+    /// A partition that the hardware keeps apart from the others.
+    Partition,
+    /// All of it, together with the holders of its other shares: nothing keeps
+    /// them apart, so that only those get one who said that it will do.
+    Share,
+}
+
+impl Part {
+    /// The most units that are of use to one replica. A program can use one
+    /// partition at a time, and two shares may be of the same GPU.
+    #[must_use]
+    pub fn most_per_replica(self) -> i64 {
+        match self {
+            Self::Whole => i64::MAX,
+            Self::Partition | Self::Share => 1,
+        }
+    }
 }
 
 /// GPUs that are alike.
@@ -71,6 +101,7 @@ impl GpuPool {
     /// of them fell ill) leave none, not fewer than none.
     pub fn new(
         resource: impl Into<String>,
+        part: Part,
         healthy: impl IntoIterator<Item = GpuKind>,
         allocatable: i64,
         used: i64,
@@ -82,6 +113,7 @@ impl GpuPool {
         kinds.dedup();
         Self {
             resource: resource.into(),
+            part,
             kinds,
             count,
             free: count.saturating_sub(used.max(0)).max(0),

@@ -78,12 +78,21 @@ fn text(alike: &[Rejection], wish: &Wish) -> String {
             format!("{is} not in region {wanted}")
         }
         Rejection::Cordoned => format!("{is} cordoned"),
+        Rejection::Exposed => format!(
+            "{} containers use GPUs that they did not ask for, or {} not been checked for it",
+            words("lets", "let"),
+            has
+        ),
         Rejection::Unreachable => format!("{is} not reachable"),
         Rejection::Unhealthy => format!("{is} not healthy"),
         Rejection::Tainted(_) => {
             format!("{has} the taint {}, which is not tolerated", named(alike))
         }
         Rejection::NoGpu => format!("{has} no healthy {}", words("GPU", "GPUs")),
+        Rejection::Shared => format!(
+            "{has} shared GPUs only, {} needed",
+            wording::counted(wish.gpu_count, "GPU of its own", "GPUs of its own")
+        ),
         Rejection::OtherModel(_) => {
             let wanted = wording::either(wish.gpu_models.iter().map(String::as_str));
             format!("{has} {}, {wanted} needed", named(alike))

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, GpuPool, Node, Wish};
+use super::{Effect, GpuPool, Node, Part, Wish};
 use crate::wording;
 
 /// One replica of the deployment more on a node outweighs all the rest: the sum
@@ -36,6 +36,8 @@ pub struct Candidate {
     pub gpu_model: String,
     /// Memory of each GPU that is promised, in bytes.
     pub gpu_memory_bytes: i64,
+    /// Whether others use the GPU at the same time.
+    pub gpu_shared: bool,
     /// What one GPU costs for one hour, in micro-credits.
     pub price_micro_per_gpu_hour: i64,
     /// The more the better; comparable within one ranking only.
@@ -127,6 +129,7 @@ fn candidate(node: &Node, pool: &GpuPool, wish: &Wish, field: &Field) -> Candida
             .map(|kind| kind.model.clone())
             .unwrap_or_default(),
         gpu_memory_bytes: memory_bytes(pool),
+        gpu_shared: pool.part == Part::Share,
         price_micro_per_gpu_hour: node.price_micro_per_gpu_hour,
         score: parts.into_iter().fold(0, i64::saturating_add),
         reasons,

@@ -12,6 +12,7 @@ fn pool(model: &str, memory_bytes: i64, count: i64, free: i64) -> GpuPool {
     }];
     GpuPool {
         resource: "creo.cloud/gpu".to_owned(),
+        part: Part::Whole,
         kinds,
         count,
         free,
@@ -122,7 +123,7 @@ fn reasons_come_in_the_order_of_how_many_nodes_they_hold_for() {
 type Change = fn(&mut Node, &mut Wish);
 
 /// What makes a filter fail, and how one node and two that failed it are told.
-const SENTENCES: [(Change, &str, &str); 18] = [
+const SENTENCES: [(Change, &str, &str); 21] = [
     (
         |_, w| w.nodes = vec!["z".into()],
         "1 is not among the named nodes",
@@ -139,6 +140,11 @@ const SENTENCES: [(Change, &str, &str); 18] = [
         "2 are not in region us or ap",
     ),
     (|n, _| n.cordoned = true, "1 is cordoned", "2 are cordoned"),
+    (
+        |n, _| n.exposed = true,
+        "1 lets containers use GPUs that they did not ask for, or has not been checked for it",
+        "2 let containers use GPUs that they did not ask for, or have not been checked for it",
+    ),
     (
         |n, _| n.reachable = false,
         "1 is not reachable",
@@ -158,6 +164,16 @@ const SENTENCES: [(Change, &str, &str); 18] = [
         |n, _| n.gpus.clear(),
         "1 has no healthy GPU",
         "2 have no healthy GPUs",
+    ),
+    (
+        |n, _| n.gpus[0].part = Part::Share,
+        "1 has shared GPUs only, 1 GPU of its own needed",
+        "2 have shared GPUs only, 1 GPU of its own needed",
+    ),
+    (
+        |n, w| (n.gpus[0].part, w.gpu_count) = (Part::Partition, 2),
+        "1 has 1 GPU, 2 needed",
+        "2 have 1 GPU, 2 needed",
     ),
     (
         |_, w| w.gpu_models = vec!["H100".into()],
@@ -333,7 +349,13 @@ fn more_gpus_taken_than_healthy_leave_none_and_never_fewer() {
         (2, -7, 2, 2),
         (2, i64::MAX, 2, 0),
     ] {
-        let pool = GpuPool::new("creo.cloud/gpu", [kind(24), kind(24)], allocatable, used);
+        let pool = GpuPool::new(
+            "creo.cloud/gpu",
+            Part::Whole,
+            [kind(24), kind(24)],
+            allocatable,
+            used,
+        );
         assert_eq!(
             (pool.count, pool.free, pool.kinds.len()),
             (count, free, 1),
@@ -350,6 +372,7 @@ fn unlike_gpus_under_one_name_promise_only_what_each_of_them_has() {
     };
     let mixed = GpuPool::new(
         "creo.cloud/gpu",
+        Part::Whole,
         [kind("NVIDIA H100", 80 * GIB), kind("NVIDIA T4", 16 * GIB)],
         2,
         0,
@@ -412,6 +435,35 @@ fn of_several_pools_the_smallest_that_fits_is_taken_and_the_nearest_miss_is_told
         ),
         "0/1 nodes fit: 1 has 1 free GPU of 2, 2 needed"
     );
+}
+
+#[test]
+fn a_share_is_taken_by_those_alone_for_whom_it_will_do() {
+    let part = |resource: &str, part, memory| GpuPool {
+        resource: resource.to_owned(),
+        part,
+        ..pool("NVIDIA L4", memory * GIB, 4, 4)
+    };
+    let nodes = [Node {
+        gpus: vec![
+            part("creo.cloud/gpu.shared", Part::Share, 6),
+            part("creo.cloud/mig-1g.10gb", Part::Partition, 10),
+            part("creo.cloud/gpu", Part::Whole, 24),
+        ],
+        ..node("a")
+    }];
+    let resource = |gpu_shared, gpu_count| {
+        let wish = Wish {
+            gpu_count,
+            gpu_shared,
+            ..wish()
+        };
+        rank(&nodes, &wish, 0).unwrap()[0].resource.clone()
+    };
+    assert_eq!(resource(true, 1), "creo.cloud/gpu.shared");
+    assert_eq!(resource(false, 1), "creo.cloud/mig-1g.10gb");
+    assert_eq!(resource(false, 2), "creo.cloud/gpu");
+    assert_eq!(resource(true, 2), "creo.cloud/gpu");
 }
 
 #[test]

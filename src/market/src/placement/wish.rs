@@ -13,6 +13,8 @@ pub struct Wish {
     /// GPU models of which one must match, see [`Wish::accepts_model`]; empty
     /// is any.
     pub gpu_models: Vec<String>,
+    /// Whether a share of a GPU will do, which others use at the same time.
+    pub gpu_shared: bool,
     /// CPU, in thousandths of a CPU.
     pub cpu_milli: i64,
     /// Memory, in bytes.
@@ -43,6 +45,8 @@ pub struct Terms {
     pub gpu_model: String,
     /// Memory of each GPU, in bytes.
     pub gpu_memory_bytes: i64,
+    /// Whether others use the GPU at the same time.
+    pub gpu_shared: bool,
     /// What one GPU costs for one hour, in micro-credits.
     pub price_micro_per_gpu_hour: i64,
 }
@@ -94,6 +98,8 @@ impl Wish {
                     wording::bytes_beside(terms.gpu_memory_bytes, self.gpu_memory_bytes);
                 format!("it has {have} of GPU memory, {need} needed")
             }),
+            (terms.gpu_shared && !self.gpu_shared)
+                .then(|| "it has a share of a GPU, one of its own needed".to_owned()),
             (!self.accepts_model(&terms.gpu_model)).then(|| {
                 let wanted = wording::either(self.gpu_models.iter().map(String::as_str));
                 format!("it has {}, {wanted} needed", terms.gpu_model)
@@ -171,6 +177,7 @@ mod tests {
             gpu_count: 1,
             gpu_model: "NVIDIA L4".to_owned(),
             gpu_memory_bytes: 24 << 30,
+            gpu_shared: false,
             price_micro_per_gpu_hour: 500,
         }
     }
@@ -235,6 +242,25 @@ mod tests {
         ] {
             assert_eq!(changed.agrees_with(&terms()), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_replica_on_a_share_is_replaced_when_one_will_do_no_longer() {
+        let share = Terms {
+            gpu_shared: true,
+            ..terms()
+        };
+        let wish = |gpu_shared| Wish {
+            gpu_count: 1,
+            gpu_shared,
+            ..Wish::default()
+        };
+        assert_eq!(wish(true).agrees_with(&share), Ok(()));
+        assert_eq!(wish(true).agrees_with(&terms()), Ok(()));
+        assert_eq!(
+            wish(false).agrees_with(&share),
+            Err("it has a share of a GPU, one of its own needed".to_owned())
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Random, Violation};
 use crate::placement::{
-    Amounts, Candidate, Effect, GpuKind, GpuPool, Node, Refusal, Taint, Toleration, Wish, rank,
-    standing_tolerations,
+    Amounts, Candidate, Effect, GpuKind, GpuPool, Node, Part, Refusal, Taint, Toleration, Wish,
+    rank, standing_tolerations,
 };
 
 /// What a run did.
@@ -96,6 +96,7 @@ fn machine(random: &mut Random, index: i64) -> Machine {
             accepted: !random.once_in(10),
             reachable: true,
             healthy: true,
+            exposed: random.once_in(20),
             cordoned: false,
             gpus,
             free: Amounts {
@@ -136,7 +137,8 @@ fn pool(random: &mut Random, resource: &str) -> GpuPool {
             model: model.to_owned(),
         },
     });
-    GpuPool::new(resource, kinds, count, 0)
+    let part = random.pick(&[Part::Whole, Part::Whole, Part::Partition, Part::Share]);
+    GpuPool::new(resource, part, kinds, count, 0)
 }
 
 fn wish(random: &mut Random) -> Wish {
@@ -153,6 +155,7 @@ fn wish(random: &mut Random) -> Wish {
         gpu_count: 1 + random.below(4) * random.below(2),
         gpu_memory_bytes: random.pick(&[0, 0, 16 << 30, 24_000_000_000, 79 << 30]),
         gpu_models: some(random, &["L4", "rtx 4090", "H100"]),
+        gpu_shared: random.once_in(2),
         cpu_milli: 250 * (1 + random.below(16)),
         memory_bytes: (1 + random.below(32)) << 30,
         ephemeral_storage_bytes: (1 + random.below(8)) << 30,
@@ -306,6 +309,8 @@ fn fits(machine: &Machine, wish: &Wish, now_ms: i64) -> bool {
     let pool_fits = |pool: &GpuPool| {
         pool.count >= gpus_used(machine, &pool.resource) + wish.gpu_count
             && !pool.kinds.is_empty()
+            && (pool.part == Part::Whole || wish.gpu_count == 1)
+            && (pool.part != Part::Share || wish.gpu_shared)
             && pool.kinds.iter().all(|kind| {
                 kind.memory_bytes >= wish.gpu_memory_bytes && wish.accepts_model(&kind.model)
             })
@@ -314,6 +319,7 @@ fn fits(machine: &Machine, wish: &Wish, now_ms: i64) -> bool {
         && node.reachable
         && node.healthy
         && !node.cordoned
+        && !node.exposed
         && named(&wish.nodes, &node.name)
         && named(&wish.regions, &node.region)
         && node.taints.iter().all(tolerated)
@@ -396,12 +402,13 @@ fn change(machines: &mut [Machine], random: &mut Random, report: &mut PlacementR
         return;
     };
     let node = &mut machine.empty;
-    match random.below(8) {
+    match random.below(9) {
         0 => node.reachable = !node.reachable,
         1 => node.healthy = !node.healthy,
         2 => node.cordoned = !node.cordoned,
         3 => node.price_micro_per_gpu_hour = 100_000 * random.below(5),
         4 => node.accepted = !node.accepted,
+        7 => node.exposed = !node.exposed,
         // Less than what runs is using already: a GPU fell ill, or someone
         // else's pods came.
         5 => {

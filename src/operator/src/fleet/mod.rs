@@ -88,8 +88,9 @@ pub fn market_node(creo_node: &CreoNode, node: Option<&Node>, used: &Usage) -> m
         accepted: creo_node.spec.accepted,
         reachable: answers != Answers::Unseen,
         healthy: !matches!(answers, Answers::NotReady(_)),
+        exposed: false,
         cordoned: creo_node.spec.offer.cordon,
-        gpus: gpu_pool(creo_node, node, used).into_iter().collect(),
+        gpus: gpu_pools(creo_node, node, used),
         free: node.map(|node| free(node, used)).unwrap_or_default(),
         taints: node.map(taints).unwrap_or_default(),
         region: creo_node.spec.offer.region.clone(),
@@ -99,12 +100,20 @@ pub fn market_node(creo_node: &CreoNode, node: Option<&Node>, used: &Usage) -> m
     }
 }
 
-/// The GPUs that the node claims, as far as the kubelet hands them out and nobody has them.
+/// The GPUs that the node claims, as far as the kubelet hands them out and nobody has them: one
+/// pool for each resource.
 #[must_use]
-pub fn gpu_pool(creo_node: &CreoNode, node: Option<&Node>, used: &Usage) -> Option<GpuPool> {
-    let claims = creo_node.status.as_ref()?.claims.as_ref()?;
-    let allocatable = node.map_or(0, |node| node.status.allocatable.of(&claims.resource));
-    Some(claims.pool(allocatable, used.of(&claims.resource)))
+pub fn gpu_pools(creo_node: &CreoNode, node: Option<&Node>, used: &Usage) -> Vec<GpuPool> {
+    let claims = creo_node
+        .status
+        .as_ref()
+        .and_then(|status| status.claims.as_ref());
+    claims.map_or_else(Vec::new, |claims| {
+        claims.pools(
+            |resource| node.map_or(0, |node| node.status.allocatable.of(resource)),
+            |resource| used.of(resource),
+        )
+    })
 }
 
 /// What is left on a node beside GPUs.

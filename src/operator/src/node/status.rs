@@ -1,7 +1,11 @@
 //! The status of a CreoNode, from what the node claims, what Kubernetes knows of it, and what is
 //! used there.
 
-use creo_api::creo_node::{Capacity, CreoNode, CreoNodeStatus, ServiceClass, conditions};
+use creo_api::creo_node::{
+    Capacity, Claims, CreoNode, CreoNodeStatus, MAX_POOLS, NotOffered, OfferedAs, Pool,
+    ServiceClass, conditions,
+};
+use creo_market::placement::{GpuPool, Part};
 use creo_market::wording;
 use k8s_openapi::jiff::Timestamp;
 
@@ -9,7 +13,7 @@ use crate::base::conditions::{Says, written};
 use crate::base::publish::Note;
 use crate::base::slim::Node;
 use crate::base::slim::node::Answers;
-use crate::fleet::{Usage, free, gpu_pool};
+use crate::fleet::{Usage, free, gpu_pools};
 
 /// What is known of the offered node.
 #[derive(Debug, Clone)]
@@ -84,23 +88,58 @@ fn reachable(creo_node: &CreoNode, node: Option<&Node>) -> Says {
     }
 }
 
-/// How many GPUs there are, and those that are not in order, with why.
-fn ailing(creo_node: &CreoNode) -> Option<(usize, Vec<String>)> {
-    let claims = creo_node.status.as_ref()?.claims.as_ref()?;
-    let ailing = claims
-        .gpus
-        .iter()
-        .filter(|gpu| !gpu.healthy)
-        .map(|gpu| {
-            format!(
+fn claims(creo_node: &CreoNode) -> Option<&Claims> {
+    creo_node.status.as_ref()?.claims.as_ref()
+}
+
+/// What is not in order in a node's GPUs.
+struct Ailing {
+    /// How many GPUs there are.
+    gpus: usize,
+    /// How many of them are not in order as a whole.
+    ill: usize,
+    /// Each GPU or partition that is not in order, with why and what to do.
+    told: Vec<String>,
+}
+
+fn ailing(creo_node: &CreoNode) -> Option<Ailing> {
+    let claims = claims(creo_node)?;
+    let (mut ill, mut told) = (0, Vec::new());
+    for gpu in &claims.gpus {
+        let why = |reason: &Option<String>| reason.clone().unwrap_or("no reason given".to_owned());
+        if gpu.healthy {
+            let partitions = gpu.partitions.iter().filter(|one| !one.healthy);
+            told.extend(partitions.map(|one| {
+                format!(
+                    "partition {} ({}) of GPU {}: {}",
+                    one.profile,
+                    one.uuid,
+                    gpu.index,
+                    why(&one.reason)
+                )
+            }));
+        } else {
+            ill += 1;
+            told.push(format!(
                 "GPU {} ({}): {}",
                 gpu.index,
                 gpu.uuid,
-                gpu.reason.as_deref().unwrap_or("no reason given")
-            )
-        })
-        .collect();
-    Some((claims.gpus.len(), ailing))
+                why(&gpu.reason)
+            ));
+        }
+    }
+    Some(Ailing {
+        gpus: claims.gpus.len(),
+        ill,
+        told,
+    })
+}
+
+/// The GPUs that are offered to nobody, as their index and why.
+fn withheld(claims: &Claims) -> Vec<(i32, &NotOffered)> {
+    let gpus = claims.gpus.iter();
+    gpus.filter_map(|gpu| Some((gpu.index, gpu.not_offered.as_ref()?)))
+        .collect()
 }
 
 fn healthy(creo_node: &CreoNode, sight: &Sight<'_>) -> Says {
@@ -108,20 +147,17 @@ fn healthy(creo_node: &CreoNode, sight: &Sight<'_>) -> Says {
     if let Some(Answers::NotReady(why)) = sight.node.map(Node::answers) {
         return Says::new(r#type, false, "NodeNotReady", why);
     }
-    let Some((count, ailing)) = ailing(creo_node) else {
+    let Some(ailing) = ailing(creo_node) else {
         let message = "the device plugin has not said yet which GPUs the node has; check that its pod runs there";
         return Says::unknown(r#type, "NoClaims", message);
     };
+    let (count, ill) = (ailing.gpus, ailing.ill);
     if count == 0 {
-        let claims = creo_node
-            .status
-            .as_ref()
-            .and_then(|status| status.claims.as_ref());
-        let why = claims.and_then(|claims| claims.message.clone());
+        let why = claims(creo_node).and_then(|claims| claims.message.clone());
         let message = why.unwrap_or_else(|| "the node has no GPU".to_owned());
         return Says::new(r#type, false, "NoGpu", message);
     }
-    if ailing.is_empty() {
+    if ailing.told.is_empty() {
         return Says::new(
             r#type,
             true,
@@ -129,15 +165,15 @@ fn healthy(creo_node: &CreoNode, sight: &Sight<'_>) -> Says {
             format!("{count} of {count} GPUs are in order"),
         );
     }
-    let word = if ailing.len() == count {
+    let word = if ill == count {
         "NoHealthyGpu"
     } else {
         "SomeGpusUnhealthy"
     };
     let message = format!(
         "{} of {count} GPUs are in order; {}",
-        count - ailing.len(),
-        ailing.join("; ")
+        count - ill,
+        ailing.told.join("; ")
     );
     Says::new(r#type, false, word, message)
 }
@@ -167,26 +203,59 @@ fn ready(creo_node: &CreoNode, sight: &Sight<'_>, says: &[Says]) -> Says {
         let message = "spec.offer.cordon keeps new replicas away; running ones stay";
         return Says::new(r#type, false, "Cordoned", message);
     }
-    let pool = gpu_pool(creo_node, sight.node, sight.used);
-    if pool.is_none_or(|pool| pool.count == 0) {
+    let withheld = claims(creo_node).map(withheld).unwrap_or_default();
+    let pools = gpu_pools(creo_node, sight.node, sight.used);
+    if let Some((_, first)) = withheld.first().filter(|_| pools.is_empty()) {
+        let message = format!("no GPU is offered; {}", in_words(&withheld));
+        return Says::new(r#type, false, first.reason.clone(), message);
+    }
+    if pools.iter().all(|pool| pool.count == 0) {
         let message =
             "the kubelet hands out no GPU; the device plugin may just have started, or has stopped";
         return Says::new(r#type, false, "NotAllocatable", message);
     }
-    Says::new(r#type, true, "Ready", "replicas can be placed here")
+    let mut message = "replicas can be placed here".to_owned();
+    if !withheld.is_empty() {
+        message = format!(
+            "{message}; not all GPUs are offered: {}",
+            in_words(&withheld)
+        );
+    }
+    Says::new(r#type, true, "Ready", message)
+}
+
+/// Why GPUs are not offered; those of one cause together.
+fn in_words(withheld: &[(i32, &NotOffered)]) -> String {
+    let mut by_cause: Vec<(&NotOffered, Vec<String>)> = Vec::new();
+    for (index, cause) in withheld {
+        match by_cause.iter_mut().find(|(known, _)| known == cause) {
+            Some((_, gpus)) => gpus.push(index.to_string()),
+            None => by_cause.push((cause, vec![index.to_string()])),
+        }
+    }
+    let told = by_cause.iter().map(|(cause, gpus)| {
+        let noun = if gpus.len() == 1 { "GPU" } else { "GPUs" };
+        format!(
+            "{noun} {}: {}: {}",
+            gpus.join(", "),
+            cause.reason,
+            cause.message
+        )
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 fn capacity(creo_node: &CreoNode, sight: &Sight<'_>) -> Capacity {
-    let pool = gpu_pool(creo_node, sight.node, sight.used);
-    let promised = pool.as_ref().and_then(|pool| pool.promised());
+    let pools = gpu_pools(creo_node, sight.node, sight.used);
+    let promised = pools.iter().filter_map(GpuPool::promised).min();
     let free = sight
         .node
         .map(|node| free(node, sight.used))
         .unwrap_or_default();
     let count = |count: i64| i32::try_from(count.max(0)).unwrap_or(i32::MAX);
     Capacity {
-        gpus: count(pool.as_ref().map_or(0, |pool| pool.count)),
-        gpus_free: count(pool.as_ref().map_or(0, |pool| pool.free)),
+        gpus: count(pools.iter().map(|pool| pool.count).sum()),
+        gpus_free: count(pools.iter().map(|pool| pool.free).sum()),
         gpu_model: promised.map(|kind| kind.model.clone()),
         gpu_memory: promised.map(|kind| wording::bytes(kind.memory_bytes)),
         gpu_memory_bytes: promised.map_or(0, |kind| kind.memory_bytes),
@@ -194,12 +263,29 @@ fn capacity(creo_node: &CreoNode, sight: &Sight<'_>) -> Capacity {
         memory_bytes_free: free.memory_bytes.max(0),
         ephemeral_storage_bytes_free: free.ephemeral_storage_bytes.max(0),
         pods_free: count(free.pods),
+        pools: pools.iter().take(MAX_POOLS).map(told).collect(),
+    }
+}
+
+fn told(pool: &GpuPool) -> Pool {
+    let count = |count: i64| i32::try_from(count.max(0)).unwrap_or(i32::MAX);
+    let promised = pool.promised();
+    Pool {
+        resource: pool.resource.clone(),
+        offered_as: match pool.part {
+            Part::Whole => OfferedAs::Whole,
+            Part::Partition => OfferedAs::Partitions,
+            Part::Share => OfferedAs::Shares,
+        },
+        model: promised.map(|kind| kind.model.clone()),
+        memory_bytes: promised.map_or(0, |kind| kind.memory_bytes),
+        count: count(pool.count),
+        free: count(pool.free),
     }
 }
 
 fn service_class(creo_node: &CreoNode) -> Option<ServiceClass> {
-    let (_, ailing) = ailing(creo_node)?;
-    Some(if ailing.is_empty() {
+    Some(if ailing(creo_node)?.told.is_empty() {
         ServiceClass::Good
     } else {
         ServiceClass::Degraded
@@ -260,6 +346,18 @@ mod tests {
             "status": {"claims": {"resource": "creo.cloud/gpu", "gpus": gpus}},
         }))
         .unwrap()
+    }
+
+    /// A node whose first GPU is offered as it is and whose second is like `second`.
+    fn with_second(second: &serde_json::Value) -> CreoNode {
+        let mut creo_node = creo_node(true, false, &[true, true]);
+        let mut gpus = json!(claims(&creo_node).unwrap().gpus);
+        for (key, value) in second.as_object().unwrap() {
+            gpus[1][key] = value.clone();
+        }
+        let status = creo_node.status.as_mut().unwrap();
+        status.claims.as_mut().unwrap().gpus = serde_json::from_value(gpus).unwrap();
+        creo_node
     }
 
     fn node(ready: &str) -> Node {
@@ -338,6 +436,104 @@ mod tests {
         for (said, expected) in cases {
             assert_eq!(said, expected);
         }
+    }
+
+    fn ready_of(creo_node: &CreoNode) -> (String, String) {
+        let used = Usage::default();
+        let node = node("True");
+        let sight = Sight {
+            node: Some(&node),
+            used: &used,
+            older_twin: None,
+        };
+        let status = status(creo_node, &sight, Timestamp::UNIX_EPOCH);
+        let ready = status.conditions.last().unwrap();
+        (ready.reason.clone(), ready.message.clone())
+    }
+
+    #[test]
+    fn gpus_that_are_not_offered_are_named_with_the_cause_and_the_remedy() {
+        let conflict = json!({"notOffered": {
+            "reason": "DeviceConflict", "message": "nvidia.com/gpu counts it; remove that plugin",
+        }});
+        let (reason, message) = ready_of(&with_second(&conflict));
+        assert_eq!(reason, "Ready");
+        assert_eq!(
+            message,
+            "replicas can be placed here; not all GPUs are offered: GPU 1: DeviceConflict: nvidia.com/gpu counts it; remove that plugin"
+        );
+        let mut none = with_second(&conflict);
+        let gpus = &mut none.status.as_mut().unwrap().claims.as_mut().unwrap().gpus;
+        gpus[0].not_offered = gpus[1].not_offered.clone();
+        let (reason, message) = ready_of(&none);
+        assert_eq!(reason, "DeviceConflict");
+        assert_eq!(
+            message,
+            "no GPU is offered; GPUs 0, 1: DeviceConflict: nvidia.com/gpu counts it; remove that plugin"
+        );
+    }
+
+    #[test]
+    fn a_partition_that_is_ill_is_named_and_leaves_the_node_usable() {
+        let partition = json!({"offeredAs": "Partitions", "partitions": [
+            {"uuid": "MIG-1", "profile": "1g.6gb", "gpuInstance": 7, "computeInstance": 0,
+             "memoryBytes": 6, "healthy": false, "reason": "XidError: XID 94; restart its program"},
+        ]});
+        let used = Usage::default();
+        let node = node("True");
+        let sight = Sight {
+            node: Some(&node),
+            used: &used,
+            older_twin: None,
+        };
+        let status = status(&with_second(&partition), &sight, Timestamp::UNIX_EPOCH);
+        let healthy = &status.conditions[2];
+        assert_eq!(healthy.reason, "SomeGpusUnhealthy");
+        assert_eq!(
+            healthy.message,
+            "2 of 2 GPUs are in order; partition 1g.6gb (MIG-1) of GPU 1: XidError: XID 94; restart its program"
+        );
+        assert_eq!(status.conditions[3].reason, "Ready");
+        assert_eq!(status.service_class, Some(ServiceClass::Degraded));
+    }
+
+    #[test]
+    fn each_resource_is_told_and_they_are_counted_together() {
+        let shares =
+            json!({"offeredAs": "Shares", "shares": 4, "resource": "creo.cloud/gpu.shared"});
+        let creo_node = with_second(&shares);
+        let mut node = node("True");
+        let allocatable = &mut node.status.allocatable.extended;
+        allocatable.insert("creo.cloud/gpu.shared".to_owned(), 4);
+        let mut used = Usage::default();
+        used.extended.insert("creo.cloud/gpu.shared".to_owned(), 1);
+        let sight = Sight {
+            node: Some(&node),
+            used: &used,
+            older_twin: None,
+        };
+        let capacity = capacity(&creo_node, &sight);
+        assert_eq!((capacity.gpus, capacity.gpus_free), (5, 4));
+        assert_eq!(capacity.gpu_memory.as_deref(), Some("6 GiB"));
+        let pools: Vec<_> = capacity
+            .pools
+            .iter()
+            .map(|pool| {
+                (
+                    pool.resource.as_str(),
+                    pool.free,
+                    pool.count,
+                    pool.memory_bytes >> 30,
+                )
+            })
+            .collect();
+        assert_eq!(
+            pools,
+            [
+                ("creo.cloud/gpu", 1, 1, 24),
+                ("creo.cloud/gpu.shared", 3, 4, 6)
+            ]
+        );
     }
 
     #[test]

@@ -10,9 +10,9 @@ use kube::api::ObjectMeta;
 use crate::base::slim::Node;
 use crate::settings::HubOffer;
 
-/// The prefix of the resources that mark a node as one with GPUs for Creo: creo.cloud/gpu, and
-/// creo.cloud/gpu-KIND where a node has unlike ones.
-const GPU_RESOURCE: &str = "creo.cloud/gpu";
+/// The prefixes of the resources that mark a node as one with GPUs for Creo: creo.cloud/gpu, with
+/// more behind it where a node has unlike ones or shares them, and creo.cloud/mig-PROFILE.
+const GPU_RESOURCES: [&str; 2] = ["creo.cloud/gpu", "creo.cloud/mig-"];
 
 /// Whether a node has GPUs that Creo's device plugin hands out.
 #[must_use]
@@ -21,7 +21,12 @@ pub fn has_gpus(node: &Node) -> bool {
         .capacity
         .extended
         .iter()
-        .any(|(resource, count)| resource.starts_with(GPU_RESOURCE) && *count > 0)
+        .any(|(resource, count)| {
+            *count > 0
+                && GPU_RESOURCES
+                    .iter()
+                    .any(|prefix| resource.starts_with(prefix))
+        })
 }
 
 /// The CreoNode, named like the node.
