@@ -59,16 +59,29 @@ pub async fn serve(arguments: ServeArguments, stop: CancellationToken) -> Result
         stop: stop.clone(),
     };
     let snapshots = process.follow_driver();
-    let offers = process.offer(snapshots.clone());
+    let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
+    let (offered, offers) = process.offer(snapshots.clone(), taken_out);
     process.register(offers);
     if let Some(node_name) = process.arguments.node_name.clone() {
-        process.claim(node_name, client_metrics, snapshots).await;
+        let said = Said {
+            snapshots,
+            offered,
+            out_of_service,
+        };
+        process.claim(node_name, client_metrics, said).await;
     }
     tracing::info!(resource = %process.arguments.resource, "the GPU device plugin serves");
     let served = probes.serve(stop.clone()).await;
     stop.cancel();
     drain(&process.tasks, END).await;
     served.map_err(ServeError::Ended)
+}
+
+/// What is said to the hub, and heard there.
+struct Said {
+    snapshots: watch::Receiver<Snapshot>,
+    offered: watch::Receiver<Offered>,
+    out_of_service: watch::Sender<BTreeSet<String>>,
 }
 
 /// What every part of the process needs.
@@ -95,8 +108,13 @@ impl Process {
         snapshots
     }
 
-    fn offer(&self, snapshots: watch::Receiver<Snapshot>) -> watch::Receiver<Offers> {
+    fn offer(
+        &self,
+        snapshots: watch::Receiver<Snapshot>,
+        out_of_service: watch::Receiver<BTreeSet<String>>,
+    ) -> (watch::Receiver<Offered>, watch::Receiver<Offers>) {
         let (offers_sender, offers) = watch::channel(Offers::new());
+        let (offered_sender, offered) = watch::channel(Offered::default());
         let config = Config {
             resource: self.arguments.resource.clone(),
             ..Config::default()
@@ -105,12 +123,12 @@ impl Process {
             sources: Sources {
                 snapshots,
                 config: watch::channel(Arc::new(config)).1,
-                out_of_service: watch::channel(BTreeSet::new()).1,
+                out_of_service,
                 conflicts: watch::channel(BTreeMap::new()).1,
             },
             cdi_directory: self.arguments.cdi_dir.clone(),
             place: self.arguments.driver.place(),
-            offered: watch::channel(Offered::default()).0,
+            offered: offered_sender,
             offers: offers_sender,
             written: self.readiness.check(
                 "cdi",
@@ -118,7 +136,7 @@ impl Process {
             ),
         };
         self.tasks.spawn(offering.run(self.stop.clone()));
-        offers
+        (offered, offers)
     }
 
     fn register(&self, offers: watch::Receiver<Offers>) {
@@ -134,19 +152,16 @@ impl Process {
         self.tasks.spawn(registrar.run(self.stop.clone()));
     }
 
-    async fn claim(
-        &self,
-        node_name: String,
-        client_metrics: ClientMetrics,
-        snapshots: watch::Receiver<Snapshot>,
-    ) {
+    async fn claim(&self, node_name: String, client_metrics: ClientMetrics, said: Said) {
         match connect(client_metrics).await {
             Ok(client) => {
                 let claiming = Claiming {
                     client,
                     node_name,
                     resource: self.arguments.resource.clone(),
-                    snapshots,
+                    snapshots: said.snapshots,
+                    offered: said.offered,
+                    out_of_service: said.out_of_service,
                     metrics: self.metrics.clone(),
                 };
                 self.tasks.spawn(claiming.run(self.stop.clone()));

@@ -16,10 +16,9 @@ use crate::inventory::{Link, LinkKind, Mig, MigDevice, PcieLink};
 use crate::resource::Resource;
 use crate::unit::{Offered, Part, Unit, Withheld};
 
-/// What the node says of itself, given what its driver says and what of it is offered. Where the
-/// latter is not known yet, the claims do not speak of it.
+/// What the node says of itself, given what its driver says and what of it is offered.
 #[must_use]
-pub fn claims(snapshot: &Snapshot, offered: Option<&Offered>, resource: &Resource) -> Claims {
+pub fn claims(snapshot: &Snapshot, offered: &Offered, resource: &Resource) -> Claims {
     let versions = snapshot.driver.as_ref().ok();
     let known = |text: &String| (!text.is_empty()).then(|| text.clone());
     Claims {
@@ -36,11 +35,11 @@ pub fn claims(snapshot: &Snapshot, offered: Option<&Offered>, resource: &Resourc
     }
 }
 
-fn claimed(device: &Device, offered: Option<&Offered>) -> ClaimedGpu {
+fn claimed(device: &Device, offered: &Offered) -> ClaimedGpu {
     let gpu = &device.gpu;
-    let offer = offered.map(|offered| Offer::of(&gpu.uuid, offered));
+    let offer = Offer::of(&gpu.uuid, offered);
     // A unit may be ill where the device is not: a person took it out of service.
-    let health = match offer.as_ref().and_then(|offer| offer.units.first()) {
+    let health = match offer.units.first() {
         Some((_, unit)) if !matches!(unit.part, Part::Mig(_)) => &unit.health,
         _ => &device.health,
     };
@@ -58,10 +57,10 @@ fn claimed(device: &Device, offered: Option<&Offered>) -> ClaimedGpu {
             .take(MAX_FINDINGS)
             .map(finding)
             .collect(),
-        offered_as: offer.as_ref().and_then(Offer::offered_as),
-        resource: offer.as_ref().and_then(Offer::resource),
-        shares: offer.as_ref().and_then(Offer::shares),
-        not_offered: offer.as_ref().and_then(Offer::not_offered),
+        offered_as: offer.offered_as(),
+        resource: offer.resource(),
+        shares: offer.shares(),
+        not_offered: offer.not_offered(),
         mig_mode: match &gpu.mig {
             Mig::Unsupported => None,
             Mig::Off => Some(MigMode::Off),
@@ -72,7 +71,7 @@ fn claimed(device: &Device, offered: Option<&Offered>) -> ClaimedGpu {
             .devices()
             .iter()
             .take(MAX_PARTITIONS)
-            .map(|partition| claimed_partition(device, partition, offer.as_ref()))
+            .map(|partition| claimed_partition(device, partition, &offer))
             .collect(),
         numa_node: gpu.numa_node.map(number),
         pcie: gpu.pcie.map(pcie),
@@ -86,7 +85,7 @@ fn claimed(device: &Device, offered: Option<&Offered>) -> ClaimedGpu {
 /// What is offered of one card.
 struct Offer<'a> {
     units: Vec<(&'a Resource, &'a Unit)>,
-    withheld: Option<&'a Withheld>,
+    withheld: Vec<&'a Withheld>,
 }
 
 impl<'a> Offer<'a> {
@@ -96,7 +95,11 @@ impl<'a> Offer<'a> {
             all.flat_map(|(resource, units)| units.iter().map(move |unit| (resource, unit)));
         Self {
             units: units.filter(|(_, unit)| unit.gpu == uuid).collect(),
-            withheld: offered.withheld.iter().find(|one| one.gpu == uuid),
+            withheld: offered
+                .withheld
+                .iter()
+                .filter(|one| one.gpu == uuid)
+                .collect(),
         }
     }
 
@@ -122,11 +125,28 @@ impl<'a> Offer<'a> {
         }
     }
 
+    /// Why nothing of the card is offered.
     fn not_offered(&self) -> Option<NotOffered> {
-        self.withheld.map(|withheld| NotOffered {
-            reason: withheld.reason.to_owned(),
-            message: shortened(&withheld.message, MAX_FINDING_CHARS),
-        })
+        if !self.units.is_empty() {
+            return None;
+        }
+        let whole = self
+            .withheld
+            .iter()
+            .find(|one| !matches!(one.part, Part::Mig(_)));
+        Some(whole.or(self.withheld.first()).map_or_else(
+            || NotOffered {
+                reason: "NotDecided".to_owned(),
+                message: "the device plugin has not decided yet how to offer it".to_owned(),
+            },
+            |withheld| not_offered(withheld),
+        ))
+    }
+
+    /// Why this partition is not offered.
+    fn partition_not_offered(&self, uuid: &str) -> Option<NotOffered> {
+        let is_it = |one: &&&Withheld| matches!(&one.part, Part::Mig(own) if own == uuid);
+        self.withheld.iter().find(is_it).map(|one| not_offered(one))
     }
 
     fn partition(&self, uuid: &str) -> Option<&(&'a Resource, &'a Unit)> {
@@ -135,12 +155,19 @@ impl<'a> Offer<'a> {
     }
 }
 
+fn not_offered(withheld: &Withheld) -> NotOffered {
+    NotOffered {
+        reason: withheld.reason.to_owned(),
+        message: shortened(&withheld.message, MAX_FINDING_CHARS),
+    }
+}
+
 fn claimed_partition(
     device: &Device,
     partition: &MigDevice,
-    offer: Option<&Offer<'_>>,
+    offer: &Offer<'_>,
 ) -> ClaimedPartition {
-    let unit = offer.and_then(|offer| offer.partition(&partition.uuid));
+    let unit = offer.partition(&partition.uuid);
     let health = unit.map_or_else(
         || device.partition_health(&partition.uuid),
         |(_, unit)| &unit.health,
@@ -154,6 +181,7 @@ fn claimed_partition(
         healthy: health.is_healthy(),
         reason: reason(health, MAX_PARTITION_REASON_CHARS),
         resource: unit.map(|(resource, _)| resource.to_string()),
+        not_offered: offer.partition_not_offered(&partition.uuid),
     }
 }
 
@@ -287,7 +315,7 @@ mod tests {
                 device(Health::healthy()),
                 device(Health::of([Finding::Xid(79)])),
             ]),
-            None,
+            &Offered::default(),
             &resource(),
         );
         assert_eq!(claims.driver_version.as_deref(), Some("570.133.20"));
@@ -303,6 +331,10 @@ mod tests {
                 memory_bytes: 17_179_869_184,
                 compute_capability: "7.5".to_owned(),
                 healthy: true,
+                not_offered: Some(NotOffered {
+                    reason: "NotDecided".to_owned(),
+                    message: "the device plugin has not decided yet how to offer it".to_owned(),
+                }),
                 ..ClaimedGpu::default()
             }
         );
@@ -322,7 +354,7 @@ mod tests {
             driver: Err("no NVIDIA driver: install it".to_owned()),
             ..Snapshot::default()
         };
-        let claims = claims(&without, None, &resource());
+        let claims = claims(&without, &Offered::default(), &resource());
         assert_eq!(claims.driver_version, None);
         assert_eq!(
             claims.message.as_deref(),
@@ -338,7 +370,7 @@ mod tests {
             index: 1,
             why: "GPU is lost".to_owned(),
         });
-        let message = claims(&some, None, &resource()).message;
+        let message = claims(&some, &Offered::default(), &resource()).message;
         assert_eq!(
             message.as_deref(),
             Some("GPU 1 cannot be read: GPU is lost")
@@ -352,7 +384,7 @@ mod tests {
         huge.gpu.memory_bytes = u64::MAX;
         let mut many = snapshot(vec![huge; 500]);
         many.deaf = Some("y".repeat(9_000));
-        let claims = claims(&many, None, &resource());
+        let claims = claims(&many, &Offered::default(), &resource());
         assert_eq!(claims.gpus.len(), 128);
         assert_eq!(claims.gpus[0].model.chars().count(), 128);
         assert_eq!(claims.gpus[0].memory_bytes, 1 << 50);
@@ -369,8 +401,14 @@ mod tests {
             gpu: "GPU-3".to_owned(),
             part,
             numa_node: None,
+            memory_bytes: 0,
             health,
         }
+    }
+
+    fn named(name: &str) -> Resource {
+        let class = name.strip_prefix("creo.cloud/").unwrap();
+        resource().sibling(class.to_owned())
     }
 
     /// What is claimed of a healthy card of which this is offered.
@@ -380,7 +418,7 @@ mod tests {
             ..Offered::default()
         };
         for (resource, unit) in units {
-            let units = offered.units.entry(resource.parse().unwrap()).or_default();
+            let units = offered.units.entry(named(resource)).or_default();
             units.push(unit);
         }
         let mut device = device(Health::healthy());
@@ -388,7 +426,7 @@ mod tests {
             uuid: "GPU-3".to_owned(),
             ..gpu
         };
-        let claims = claims(&snapshot(vec![device]), Some(&offered), &resource());
+        let claims = claims(&snapshot(vec![device]), &offered, &resource());
         claims.gpus.into_iter().next().unwrap()
     }
 
@@ -436,20 +474,28 @@ mod tests {
             gpu,
             vec![
                 (
-                    "creo.cloud/mig-1g-10gb",
+                    "creo.cloud/mig-1g.10gb",
                     unit(Part::Mig("MIG-1".to_owned()), Health::healthy()),
                 ),
                 (
-                    "creo.cloud/mig-3g-40gb",
+                    "creo.cloud/mig-3g.40gb",
                     unit(Part::Mig("MIG-2".to_owned()), ill),
                 ),
             ],
-            Vec::new(),
+            vec![Withheld {
+                gpu: "GPU-3".to_owned(),
+                part: Part::Mig("MIG-3".to_owned()),
+                reason: "Excluded",
+                message: "by the configuration".to_owned(),
+            }],
         );
         assert_eq!(claimed.offered_as, Some(OfferedAs::Partitions));
         assert_eq!(claimed.resource, None);
         assert_eq!(claimed.mig_mode, Some(MigMode::On));
         assert!(claimed.healthy, "the card itself is in order");
+        assert_eq!(claimed.not_offered, None);
+        let withheld = claimed.partitions[2].not_offered.as_ref().unwrap();
+        assert_eq!(withheld.reason, "Excluded");
         let told: Vec<_> = claimed
             .partitions
             .iter()
@@ -458,8 +504,8 @@ mod tests {
         assert_eq!(
             told,
             [
-                (Some("creo.cloud/mig-1g-10gb"), true, false),
-                (Some("creo.cloud/mig-3g-40gb"), false, true),
+                (Some("creo.cloud/mig-1g.10gb"), true, false),
+                (Some("creo.cloud/mig-3g.40gb"), false, true),
                 (None, true, false),
             ]
         );
@@ -469,6 +515,7 @@ mod tests {
     fn a_card_that_is_withheld_says_why() {
         let withheld = Withheld {
             gpu: "GPU-3".to_owned(),
+            part: Part::Whole,
             reason: "DeviceConflict",
             message: "nvidia.com/gpu counts it as well; remove that plugin".to_owned(),
         };

@@ -5,9 +5,14 @@
 //! changed is put right. Only the node's own object is watched.
 
 mod describe;
+mod out_of_service;
 mod pace;
 
 pub use describe::claims;
+pub use out_of_service::ANNOTATION;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use creo_api::CreoNode;
 use creo_api::creo_node::Claims;
@@ -21,16 +26,20 @@ use kube::{Api, Client, Resource as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Snapshot;
 use crate::metrics::Metrics;
 use crate::resource::Resource;
+use crate::unit::Offered;
 use pace::Pace;
 
 /// The plugin's name in the bookkeeping of server-side apply.
 pub const FIELD_MANAGER: &str = "creo-gpu-device-plugin";
+
+/// How long the first claims wait for a decision on what is offered. Without GPUs there is none.
+const DECIDING: Duration = Duration::from_millis(500);
 
 /// The part of a CreoNode that the plugin reads. Whatever else an object holds, and whatever
 /// newer versions add to it, cannot keep the plugin from reading this.
@@ -72,6 +81,10 @@ pub struct Claiming {
     pub resource: Resource,
     /// What the driver says.
     pub snapshots: watch::Receiver<Snapshot>,
+    /// What of it is offered to the kubelet.
+    pub offered: watch::Receiver<Offered>,
+    /// What a person took out of service at the node's object, for whoever offers.
+    pub out_of_service: watch::Sender<BTreeSet<String>>,
     /// Counts writes.
     pub metrics: Metrics,
 }
@@ -103,6 +116,8 @@ impl Claiming {
             // Nothing is claimed before the driver has answered: a plugin that starts again
             // must not say for a moment that all GPUs are gone.
             if self.snapshots.changed().await.is_ok() {
+                // That it is not decided how they are offered is worth a write only if it lasts.
+                let _ = timeout(DECIDING, self.offered.changed()).await;
                 self.claim().await;
             }
         };
@@ -136,6 +151,10 @@ impl Claiming {
                     Ok(()) => wanted = self.wanted(),
                     Err(_ended) => return,
                 },
+                changed = self.offered.changed() => match changed {
+                    Ok(()) => wanted = self.wanted(),
+                    Err(_ended) => return,
+                },
                 () = sleep_until(next_write), if differs => {
                     let result = self.write(&nodes, &wanted).await;
                     self.metrics.claims_write(result.is_ok());
@@ -152,16 +171,22 @@ impl Claiming {
     }
 
     fn wanted(&mut self) -> Claims {
-        claims(&self.snapshots.borrow_and_update(), None, &self.resource)
+        let snapshot = self.snapshots.borrow_and_update();
+        claims(&snapshot, &self.offered.borrow_and_update(), &self.resource)
     }
 
     fn observe(&self, event: Event<OwnNode>, present: &mut Present) {
         match event {
             Event::Apply(node) | Event::InitApply(node) => {
+                self.take_out_of_service(out_of_service::read(&node.metadata));
                 *present = Present::Yes(node.status.and_then(|status| status.claims));
             }
+            Event::Delete(_) => {
+                self.take_out_of_service(BTreeSet::new());
+                *present = Present::No;
+            }
             // After a new beginning, the list that follows says whether it is there.
-            Event::Delete(_) | Event::Init => *present = Present::No,
+            Event::Init => *present = Present::No,
             Event::InitDone => {
                 if matches!(present, Present::No) {
                     tracing::info!(
@@ -171,6 +196,17 @@ impl Claiming {
                 }
             }
         }
+    }
+
+    fn take_out_of_service(&self, named: BTreeSet<String>) {
+        self.out_of_service.send_if_modified(|current| {
+            let changed = *current != named;
+            if changed {
+                tracing::info!(?named, "taken out of service at the CreoNode");
+                *current = named;
+            }
+            changed
+        });
     }
 
     async fn write(

@@ -1,13 +1,21 @@
 //! From the driver to the hub.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use creo_gpu_device_plugin::claims::Claiming;
+use creo_gpu_device_plugin::cdi::Place;
+use creo_gpu_device_plugin::claims::{ANNOTATION, Claiming};
 use creo_gpu_device_plugin::driver::Pace;
+use creo_gpu_device_plugin::kubelet::offer::Offers;
 use creo_gpu_device_plugin::metrics::Metrics;
+use creo_gpu_device_plugin::offer::{Offering, Sources};
+use creo_gpu_device_plugin::unit::Offered;
+use creo_process::probes::Readiness;
 use creo_process::prometheus::Registry;
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -21,14 +29,36 @@ fn claim(machine: &Machine, client: Client) -> (Watching, DropGuard) {
         retry: Duration::from_millis(200),
         ..Pace::default()
     });
+    let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
+    let (offered_sender, offered) = watch::channel(Offered::default());
+    let offering = Offering {
+        sources: Sources {
+            snapshots: watching.snapshots.clone(),
+            config: watch::channel(Arc::default()).1,
+            out_of_service: taken_out,
+            conflicts: watch::channel(BTreeMap::new()).1,
+        },
+        cdi_directory: machine.cdi_specification().parent().unwrap().to_owned(),
+        place: Place {
+            root: machine.driver_root(),
+            mount: machine.driver_root(),
+            procfs: "/proc".into(),
+        },
+        offered: offered_sender,
+        offers: watch::channel(Offers::new()).0,
+        written: Readiness::new().check("cdi", ""),
+    };
     let claiming = Claiming {
         client,
         node_name: "node-1".to_owned(),
         resource: "creo.cloud/gpu".parse().unwrap(),
         snapshots: watching.snapshots.clone(),
+        offered,
+        out_of_service,
         metrics: Metrics::register(&Registry::new()).unwrap(),
     };
     let stop = CancellationToken::new();
+    tokio::spawn(offering.run(stop.clone()));
     tokio::spawn(claiming.run(stop.clone()));
     (watching, stop.drop_guard())
 }
@@ -60,6 +90,8 @@ async fn the_claims_name_every_gpu_and_are_written_once() {
             "numaNode": 0,
             "pcie": {"generation": 1, "generationMax": 3, "width": 16, "widthMax": 16},
             "powerLimitMilliwatts": 70_000,
+            "offeredAs": "Whole",
+            "resource": "creo.cloud/gpu",
         })
     };
     assert_eq!(
@@ -116,6 +148,42 @@ async fn a_fault_and_its_end_are_told_within_a_second_each_with_one_write() {
     );
     let reason = claims["gpus"][1]["reason"].as_str().unwrap();
     assert!(reason.starts_with("XidError: XID 94"), "{reason}");
+    hub.until(|claims| healthy(claims) == 2).await;
+    assert_eq!(hub.writes(), 3);
+}
+
+#[tokio::test]
+async fn a_thousand_errors_of_one_card_in_a_second_are_one_change_of_the_claims() {
+    let machine = Machine::new("t4", 8);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let _claiming = claim(&machine, client);
+    hub.until(|claims| healthy(claims) == 8).await;
+    machine.inject_often(3, "xid 79", 1_000);
+    let claims = hub.until(|claims| healthy(claims) == 7).await;
+    let lost = &claims["gpus"][3];
+    assert_eq!(lost["findings"].as_array().unwrap().len(), 1, "{lost}");
+    assert_eq!(lost["findings"][0]["severity"], "Out");
+    assert!(
+        lost["reason"].as_str().unwrap().contains("reboot"),
+        "it says what to do: {lost}"
+    );
+    sleep(Duration::from_millis(400)).await;
+    assert_eq!(hub.writes(), 2);
+}
+
+#[tokio::test]
+async fn a_person_takes_a_card_out_of_service_at_the_nodes_object_and_puts_it_back() {
+    let machine = Machine::new("t4", 2);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let _claiming = claim(&machine, client);
+    hub.until(|claims| healthy(claims) == 2).await;
+    hub.annotate(&json!({ANNOTATION: machine.uuid(1)}));
+    let claims = hub.until(|claims| healthy(claims) == 1).await;
+    let reason = claims["gpus"][1]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("OutOfService"), "{reason}");
+    hub.annotate(&json!({}));
     hub.until(|claims| healthy(claims) == 2).await;
     assert_eq!(hub.writes(), 3);
 }

@@ -74,6 +74,16 @@ impl Hub {
         })));
     }
 
+    /// Gives the node's object these annotations.
+    pub fn annotate(&self, annotations: &Value) {
+        let version = self.next_version();
+        self.node.send_modify(|node| {
+            let metadata = &mut node.as_mut().unwrap()["metadata"];
+            metadata["annotations"] = annotations.clone();
+            metadata["resourceVersion"] = version.into();
+        });
+    }
+
     pub fn delete(&self) {
         self.next_version();
         self.node.send_replace(None);

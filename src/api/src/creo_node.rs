@@ -19,6 +19,12 @@ pub mod conditions {
     pub const READY: &str = "Ready";
 }
 
+/// The annotation of a CreoNode that takes GPUs out of service: their UUIDs or
+/// numbers, or UUIDs of partitions, with commas between them. They are given to
+/// nobody new until they are not named any more; what runs on them goes on. The
+/// operator leaves it as it is.
+pub const OUT_OF_SERVICE: &str = "creo.cloud/out-of-service";
+
 /// The most GPUs that one node can claim.
 pub const MAX_GPUS: usize = 128;
 /// The most units of one resource, and of all together.
@@ -60,7 +66,7 @@ pub const MAX_PARTITION_REASON_CHARS: usize = 256;
     category = "creo",
     status = "CreoNodeStatus",
     derive = "PartialEq",
-    doc = "One offer of GPU capacity: a Kubernetes node of the hub whose GPUs customers can use.",
+    doc = "One offer of GPU capacity: a Kubernetes node of the hub whose GPUs customers can use. The annotation creo.cloud/out-of-service takes single GPUs out of service, by UUID or number, with commas between them.",
     cel,
     printcolumn(
         name = "Ready",
@@ -409,6 +415,10 @@ pub struct ClaimedPartition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = MAX_RESOURCE_CHARS))]
     pub resource: Option<String>,
+    /// Why the partition is not offered, where others of the GPU are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "NotOffered")]
+    pub not_offered: Option<NotOffered>,
 }
 
 /// A PCI Express link. A GPU that rests slows its link down, so what is told is
