@@ -2,6 +2,7 @@
 
 mod apply_to_ready;
 mod device_plugin;
+mod gpu_events;
 
 use std::{fs, path::PathBuf};
 
@@ -34,6 +35,8 @@ pub struct Arguments {
 enum Part {
     /// From apply to Ready, on a cluster.
     ApplyToReady,
+    /// From what a driver reports to the kubelet and the hub, on a cluster.
+    GpuEvents,
     /// The device plugin beside a kubelet that this process plays.
     DevicePlugin,
 }
@@ -97,7 +100,7 @@ pub async fn run(arguments: &Arguments, program: PathBuf) -> Result<()> {
     if arguments.measures(Part::DevicePlugin) {
         rows.extend(Box::pin(device_plugin::measure(&progress, arguments.pairs)).await?);
     }
-    if arguments.measures(Part::ApplyToReady) {
+    if arguments.measures(Part::ApplyToReady) || arguments.measures(Part::GpuEvents) {
         rows.extend(Box::pin(on_a_cluster(arguments, program, &progress)).await?);
     }
     println!("{}", table(&rows));
@@ -138,7 +141,13 @@ async fn on_a_cluster(
     progress.run("install the chart", || {
         installation::install(&cluster, &installation::chart(), &images, &[])
     })?;
-    let rows = Box::pin(apply_to_ready::measure(&cluster, progress, arguments.pairs)).await?;
+    let mut rows = Vec::new();
+    if arguments.measures(Part::GpuEvents) {
+        rows.extend(Box::pin(gpu_events::measure(&cluster, progress, arguments.pairs)).await?);
+    }
+    if arguments.measures(Part::ApplyToReady) {
+        rows.extend(Box::pin(apply_to_ready::measure(&cluster, progress, arguments.pairs)).await?);
+    }
     progress.run("end the cluster", || cluster.down())?;
     Ok(rows)
 }
