@@ -40,6 +40,9 @@ pub(super) async fn measure(cluster: &Cluster, progress: &Progress, runs: u32) -
         node.control().pid()?
     ));
     let kubelet = pod_resources::Client::new(&socket, pod_resources::CALL);
+    let fault: GpuFault = "xid 79"
+        .parse()
+        .map_err(|error| Error::malformed("the fault", error))?;
     let step = progress.step(format!("measure {runs} events of GPUs"));
     let (mut to_kubelet, mut to_hub) = (Vec::new(), Vec::new());
     for run in 0..runs {
@@ -47,7 +50,7 @@ pub(super) async fn measure(cluster: &Cluster, progress: &Progress, runs: u32) -
         let uuid = uuid(&nodes, node.name(), gpu).await?;
         until_allocatable(&kubelet, &uuid, true).await?;
         let begun = Instant::now();
-        cluster.gpu_fault(node.name(), gpu, &GpuFault::Xid(79))?;
+        cluster.gpu_fault(node.name(), gpu, &fault)?;
         let (kubelet_knows, hub_knows) = tokio::join!(
             async {
                 until_allocatable(&kubelet, &uuid, false)
@@ -62,7 +65,7 @@ pub(super) async fn measure(cluster: &Cluster, progress: &Progress, runs: u32) -
         );
         to_kubelet.push(kubelet_knows?.as_secs_f64());
         to_hub.push(hub_knows?.as_secs_f64());
-        cluster.gpu_fault(node.name(), gpu, &GpuFault::Heal)?;
+        cluster.gpu_fault(node.name(), gpu, &GpuFault::Reset)?;
         until_claimed(&nodes, node.name(), &uuid, true).await?;
     }
     step.done("");
