@@ -9,5 +9,11 @@
 pub mod install;
 pub mod state;
 
+mod elf;
 mod exports;
 mod library;
+
+/// Names of the C functions that the library has.
+pub fn functions() -> impl Iterator<Item = &'static str> {
+    exports::functions()
+}

@@ -317,7 +317,8 @@ impl Mig {
             .collect::<Result<Vec<_>, _>>()?;
         // Large ones first, which leaves the fewest ways to try; NVML's own order of
         // instances is that of their places.
-        wanted.sort_by_key(|one| std::cmp::Reverse(one.profile.memory_slices));
+        wanted
+            .sort_by_key(|one| std::cmp::Reverse((one.profile.memory_slices, one.profile.slices)));
         let no_room = || LayoutError::NoRoom(words.join(", "));
         let slices: u32 = wanted.iter().map(|one| one.profile.slices).sum();
         let too_many = |profile: &MigProfile| {

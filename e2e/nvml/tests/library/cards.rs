@@ -1,57 +1,14 @@
 //! The library as a program sees it: loaded by path through `nvml-wrapper`.
-#![cfg(test)]
-
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nvidia_ml::install::{LIBRARY_NAME, install_built};
-use nvidia_ml::state::{Fault, State};
-use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PerformanceState, TemperatureSensor,
 };
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
-use tempfile::TempDir;
 
-struct Machine {
-    directory: TempDir,
-    state: State,
-}
-
-fn machine(profile: &str, count: usize) -> Machine {
-    let directory = tempfile::tempdir().unwrap();
-    let state = State::from_profile(profile, count, "node-1").unwrap();
-    install_built(directory.path(), &state).unwrap();
-    Machine { directory, state }
-}
-
-impl Machine {
-    fn library(&self) -> PathBuf {
-        self.directory.path().join(LIBRARY_NAME)
-    }
-
-    fn state_path(&self) -> PathBuf {
-        State::path_in(self.directory.path())
-    }
-
-    fn try_open(&self) -> Result<Nvml, NvmlError> {
-        Nvml::builder().lib_path(self.library().as_os_str()).init()
-    }
-
-    fn open(&self) -> Nvml {
-        self.try_open().unwrap()
-    }
-
-    fn inject(&self, index: usize, fault: &str) {
-        inject(&self.state_path(), index, fault);
-    }
-}
-
-fn inject(path: &Path, index: usize, fault: &str) {
-    State::inject_into(path, index, &fault.parse::<Fault>().unwrap()).unwrap();
-}
+use crate::machine::{inject, machine};
 
 #[test]
 fn a_card_answers_what_its_profile_says() {

@@ -1,31 +1,21 @@
 //! The library as a careless C program calls it: wrong order, null pointers, buffers
 //! that are too small, handles that are none.
-#![cfg(test)]
-
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::{null, null_mut};
 
-use nvidia_ml::install::install_built;
-use nvidia_ml::state::State;
+use nix::libc;
+
 use nvml_wrapper_sys::bindings as sys;
 use nvml_wrapper_sys::bindings::NvmlLib;
-use tempfile::TempDir;
 
-const OK: u32 = sys::nvmlReturn_enum_NVML_SUCCESS;
-const UNINITIALIZED: u32 = sys::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED;
-const INVALID_ARGUMENT: u32 = sys::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT;
-const INSUFFICIENT_SIZE: u32 = sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE;
-const NOT_FOUND: u32 = sys::nvmlReturn_enum_NVML_ERROR_NOT_FOUND;
-const VERSION_MISMATCH: u32 = sys::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
-const TIMEOUT: u32 = sys::nvmlReturn_enum_NVML_ERROR_TIMEOUT;
+use crate::machine::{Machine, machine};
 
-fn library() -> (TempDir, NvmlLib) {
-    let directory = tempfile::tempdir().unwrap();
-    let state = State::from_profile("t4", 2, "node").unwrap();
-    let path = install_built(directory.path(), &state).unwrap();
-    // SAFETY: loading runs no code of the library but the runtime's own.
-    let library = unsafe { NvmlLib::new(path) }.unwrap();
-    (directory, library)
+use crate::codes::*;
+
+fn library() -> (Machine, NvmlLib) {
+    let machine = machine("t4", 2);
+    let library = machine.load();
+    (machine, library)
 }
 
 #[test]
@@ -228,5 +218,54 @@ fn a_freed_event_set_ends_the_wait_of_another_thread() {
             assert_eq!(nvml.nvmlEventSetFree(set), OK);
             assert_eq!(waiting.join().unwrap(), INVALID_ARGUMENT);
         });
+    }
+}
+
+/// A function of six arguments.
+type AnyFunction = unsafe extern "C" fn(usize, usize, usize, usize, usize, usize) -> u32;
+
+/// Calls a function with nothing but zeros for its arguments, however many it has.
+fn with_zeros(nvml: &Machine, function: &str) -> u32 {
+    let path = CString::new(nvml.library().to_str().unwrap()).unwrap();
+    let name = CString::new(function).unwrap();
+    // SAFETY: the texts have their end, and the library stays loaded.
+    let address = unsafe {
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+        assert!(!library.is_null());
+        libc::dlsym(library, name.as_ptr())
+    };
+    assert!(!address.is_null(), "the library has no {function}");
+    // SAFETY: every function takes at most six numbers and pointers, and leaves those that it
+    // does not take alone; zeros are null pointers and handles of nothing.
+    unsafe { std::mem::transmute::<*mut libc::c_void, AnyFunction>(address)(0, 0, 0, 0, 0, 0) }
+}
+
+#[test]
+fn no_function_minds_null_pointers_before_or_in_a_session() {
+    const WITHOUT_POINTERS: [&str; 5] = [
+        "nvmlInit",
+        "nvmlInit_v2",
+        "nvmlInitWithFlags",
+        "nvmlShutdown",
+        "nvmlErrorString",
+    ];
+    let machine = machine("h100-80gb", 1);
+    let functions: Vec<&str> = nvidia_ml::functions()
+        .filter(|function| !WITHOUT_POINTERS.contains(function))
+        .collect();
+    assert!(functions.len() > 100);
+    for function in &functions {
+        let always = function.starts_with("nvmlSystemGetCuda") || function.ends_with("NVMLVersion");
+        let wanted = if always {
+            INVALID_ARGUMENT
+        } else {
+            UNINITIALIZED
+        };
+        assert_eq!(with_zeros(&machine, function), wanted, "{function}");
+    }
+    let _session = machine.begin();
+    for function in &functions {
+        let code = with_zeros(&machine, function);
+        assert_eq!(code, INVALID_ARGUMENT, "{function}");
     }
 }
