@@ -10,7 +10,7 @@ use comfy_table::{Table, presets::NOTHING};
 use serde::Serialize;
 
 use crate::{
-    cluster::{Cluster, ClusterSpec, Gpus, ImageSet, Tuning},
+    cluster::{Cluster, ClusterSpec, GpuLayout, Gpus, ImageSet, Tuning},
     error::{Error, Result},
     installation, paths,
     progress::Progress,
@@ -130,6 +130,7 @@ async fn on_a_cluster(
         nodes: 2,
         gpus_per_node: 8,
         gpu_profile: "rtx-4090".to_owned(),
+        gpu_layout: GpuLayout::Flat,
         gpus: Gpus::StandIn,
         api_port: 0,
         program,

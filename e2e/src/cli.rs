@@ -1,5 +1,7 @@
 //! What `creo-e2e` can be told, and whom it tells.
 
+mod gpu;
+
 use std::{
     io::Write as _,
     os::unix::process::ExitStatusExt as _,
@@ -11,7 +13,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets::NOTHING};
 use creo_e2e::{
     Error, Result, bench,
-    cluster::{self, Cluster, ClusterSpec, GpuFault, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, Tuning},
+    cluster::{self, Cluster, ClusterSpec, GpuLayout, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, Tuning},
     components, demo, keeper, paths,
     progress::Progress,
     prove, supervisor,
@@ -45,9 +47,9 @@ enum Verb {
     /// Let something happen to etcd.
     #[command(subcommand)]
     Etcd(EtcdVerb),
-    /// Let something happen to a GPU.
+    /// Let something happen to a GPU, or to the driver under it.
     #[command(subcommand)]
-    Gpu(GpuVerb),
+    Gpu(gpu::Verb),
     /// From nothing to an answered request, on a cluster that goes on running.
     Demo {
         /// Where the GPUs come from.
@@ -95,6 +97,9 @@ struct UpArguments {
     /// Which GPUs the nodes have.
     #[arg(long, default_value = "rtx-4090")]
     gpu_profile: String,
+    /// Where they sit and how they are linked: flat, numa, pcie, pairs or nvswitch.
+    #[arg(long, default_value = "flat")]
+    gpu_layout: GpuLayout,
     /// Where the GPUs come from.
     #[arg(long, value_enum, default_value_t = Gpus::StandIn)]
     gpus: Gpus,
@@ -124,6 +129,9 @@ enum NodeVerb {
         /// Which GPUs it has.
         #[arg(long, default_value = "rtx-4090")]
         gpu_profile: String,
+        /// Where they sit and how they are linked: flat, numa, pcie, pairs or nvswitch.
+        #[arg(long, default_value = "flat")]
+        gpu_layout: GpuLayout,
     },
 }
 
@@ -143,20 +151,6 @@ enum RestartVerb {
 enum EtcdVerb {
     /// Kill it and start it again.
     Kill,
-}
-
-#[derive(Debug, Subcommand)]
-enum GpuVerb {
-    /// Let a GPU have a fault, or heal it.
-    Fault {
-        /// The node.
-        node: String,
-        /// The GPU's index on the node.
-        index: usize,
-        /// What happens, such as `xid 79`, `lost`, `ecc 1` or `heal`.
-        #[arg(required = true)]
-        fault: Vec<String>,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -203,13 +197,7 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
         }
         Verb::Apiserver(RestartVerb::Restart) => Cluster::open(&name)?.restart_api_server()?,
         Verb::Etcd(EtcdVerb::Kill) => Cluster::open(&name)?.kill_etcd()?,
-        Verb::Gpu(GpuVerb::Fault { node, index, fault }) => {
-            let fault: GpuFault = fault
-                .join(" ")
-                .parse()
-                .map_err(|error| Error::Usage(format!("gpu fault: {error}")))?;
-            Cluster::open(&name)?.gpu_fault(&node, index, &fault)?;
-        }
+        Verb::Gpu(verb) => gpu::run(&Cluster::open(&name)?, &verb)?,
         Verb::Demo { gpus } => print(&Box::pin(demo::run(&name, gpus, this_program()?)).await?)?,
         Verb::Bench(arguments) => Box::pin(bench::run(&arguments, this_program()?)).await?,
         Verb::Prove(arguments) => return prove_verb(&arguments).await,
@@ -240,6 +228,7 @@ async fn up(name: String, arguments: UpArguments) -> Result<()> {
         nodes: arguments.nodes,
         gpus_per_node: arguments.gpus_per_node,
         gpu_profile: arguments.gpu_profile,
+        gpu_layout: arguments.gpu_layout,
         gpus: arguments.gpus,
         api_port: arguments.api_port,
         program: this_program()?,
@@ -289,8 +278,12 @@ async fn node_verb(name: &str, verb: NodeVerb) -> Result<()> {
             cluster.power_on(&node)?;
             cluster.wait_nodes_ready(&[node]).await
         }
-        NodeVerb::Add { gpus, gpu_profile } => {
-            let node = cluster.add_node(gpus, &gpu_profile)?;
+        NodeVerb::Add {
+            gpus,
+            gpu_profile,
+            gpu_layout,
+        } => {
+            let node = cluster.add_node_with(gpus, &gpu_profile, gpu_layout)?;
             cluster.wait_nodes_ready(&[node.name().to_owned()]).await?;
             print(node.name())
         }

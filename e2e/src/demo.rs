@@ -13,7 +13,7 @@ use kube::{
 
 use crate::{
     chat,
-    cluster::{Cluster, ClusterSpec, Gpus, ImageSet, Tuning},
+    cluster::{Cluster, ClusterSpec, GpuLayout, Gpus, ImageSet, Tuning},
     command,
     error::{Error, Result, last_lines},
     installation, keeper, paths,
@@ -79,6 +79,7 @@ async fn open_or_start(
         nodes: if gpus == Gpus::Real { 1 } else { 2 },
         gpus_per_node: 2,
         gpu_profile: "rtx-4090".to_owned(),
+        gpu_layout: GpuLayout::Flat,
         gpus,
         api_port: 0,
         program,

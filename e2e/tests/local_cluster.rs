@@ -18,7 +18,7 @@ use std::{
 
 use creo_e2e::{
     cgroups::Hierarchies,
-    cluster::{self, Cluster, ClusterSpec, Gpus, ImageSet, Tuning},
+    cluster::{self, Cluster, ClusterSpec, GpuLayout, Gpus, ImageSet, Tuning},
     paths,
     progress::Progress,
     supervisor::Control,
@@ -50,6 +50,7 @@ fn spec(name: &str, nodes: u8) -> ClusterSpec {
         nodes,
         gpus_per_node: 1,
         gpu_profile: "rtx-4090".to_owned(),
+        gpu_layout: GpuLayout::Flat,
         gpus: Gpus::StandIn,
         api_port: 0,
         program: PathBuf::from(PROGRAM),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Cluster, GpuFault, Node, NodeRecord, gpus};
+use super::{Cluster, GpuFault, GpuLayout, GpuState, Node, NodeRecord, gpus};
 use crate::error::{Error, Result};
 
 /// How long a component gets for an orderly end before SIGKILL.
@@ -48,6 +48,20 @@ impl Cluster {
     ///
     /// The cluster has as many as it can have, or the node does not start.
     pub fn add_node(&mut self, gpus: u8, gpu_profile: &str) -> Result<Node> {
+        self.add_node_with(gpus, gpu_profile, GpuLayout::default())
+    }
+
+    /// As [`Cluster::add_node`], with GPUs that sit and are linked in this way.
+    ///
+    /// # Errors
+    ///
+    /// As there, and where these GPUs cannot be linked.
+    pub fn add_node_with(
+        &mut self,
+        gpus: u8,
+        gpu_profile: &str,
+        gpu_layout: GpuLayout,
+    ) -> Result<Node> {
         let last = self
             .record
             .nodes
@@ -67,6 +81,7 @@ impl Cluster {
             index,
             gpus,
             gpu_profile: gpu_profile.to_owned(),
+            gpu_layout,
         };
         self.record.nodes.push(record.clone());
         self.write_record()?;
@@ -144,11 +159,26 @@ impl Cluster {
     ///
     /// There is no such node or GPU, or the GPUs are real.
     pub fn gpu_fault(&self, node: &str, index: usize, fault: &GpuFault) -> Result<()> {
+        self.stand_in_only()?;
+        gpus::inject(&self.dir, self.node(node)?.dir(), index, fault)
+    }
+
+    /// The GPUs of a node, and the driver under them, as the stand-in has them now.
+    ///
+    /// # Errors
+    ///
+    /// There is no such node, or the GPUs are real.
+    pub fn gpu_state(&self, node: &str) -> Result<GpuState> {
+        self.stand_in_only()?;
+        gpus::state(self.node(node)?.dir())
+    }
+
+    fn stand_in_only(&self) -> Result<()> {
         if self.record.gpus == super::Gpus::Real {
             return Err(Error::Usage(
-                "gpu fault: this cluster's GPUs are real, and real ones get no faults".to_owned(),
+                "gpu: this cluster's GPUs are real, and nothing can be done to those".to_owned(),
             ));
         }
-        gpus::inject(&self.dir, self.node(node)?.dir(), index, fault)
+        Ok(())
     }
 }

@@ -22,8 +22,6 @@ use crate::{
 
 /// Where a local node has its driver root.
 pub const DRIVER_ROOT: &str = "/run/nvidia/driver";
-/// Where a Debian driver package puts its libraries, below the driver root.
-const LIBRARY_DIR: &str = "usr/lib/x86_64-linux-gnu";
 /// Virtual terminals that nobody uses open as soon as the device cgroup allows
 /// it; a device number that no driver has would answer ENXIO even then.
 const TTY_MAJOR: u64 = 4;
@@ -42,14 +40,16 @@ pub(super) fn install(cluster: &Path, dir: &Path, node: &NodeRecord, gpus: Gpus)
         return Ok(());
     }
     let state = State::from_profile(&node.gpu_profile, usize::from(node.gpus), &node.name)
-        .map_err(|error| Error::Usage(format!("--gpu-profile: {error}")))?;
+        .map_err(|error| Error::Usage(format!("--gpu-profile: {error}")))?
+        .with_layout(node.gpu_layout)
+        .map_err(|error| Error::Usage(format!("--gpu-layout: {error}")))?;
     let library = install::built_library().ok_or_else(|| {
         Error::Usage(
             "the stand-in for the driver's library was not built: `cargo build -p creo-e2e -p creo-nvml-stand-in`"
                 .to_owned(),
         )
     })?;
-    install::install(&library, &driver.join(LIBRARY_DIR), &state)
+    install::install_root(&library, &driver, &state)
         .map_err(|error| Error::malformed("the stand-in library", error))?;
     make_device(&driver.join("dev/nvidiactl"), CONTROL_MINOR)?;
     match_devices(cluster, dir)
@@ -57,7 +57,16 @@ pub(super) fn install(cluster: &Path, dir: &Path, node: &NodeRecord, gpus: Gpus)
 
 /// The state that the stand-in library of the node in `dir` answers from.
 pub(super) fn state_file(dir: &Path) -> PathBuf {
-    State::path_in(&dir.join("driver").join(LIBRARY_DIR))
+    State::path_in(&dir.join("driver").join(install::LIBRARY_DIRECTORY))
+}
+
+/// What the stand-in library of the node in `dir` answers.
+///
+/// # Errors
+///
+/// There is no such file, or it is no state.
+pub(super) fn state(dir: &Path) -> Result<State> {
+    State::load(&state_file(dir)).map_err(|error| Error::malformed("the GPUs' state", error))
 }
 
 /// Lets something happen to a GPU, live.
@@ -74,8 +83,7 @@ pub(super) fn inject(cluster: &Path, dir: &Path, index: usize, fault: &Fault) ->
 /// Makes the device nodes of the GPUs that are there and removes those of the
 /// others, as a driver does.
 fn match_devices(cluster: &Path, dir: &Path) -> Result<()> {
-    let state = State::load(&state_file(dir))
-        .map_err(|error| Error::malformed("the GPUs' state", error))?;
+    let state = state(dir)?;
     for gpu in &state.gpus {
         let path = dir.join(format!("driver/dev/nvidia{}", gpu.minor));
         match (gpu.present, path.exists()) {

@@ -30,7 +30,9 @@ pub use audit::{AuditAnswer, AuditEvent, AuditObject, AuditUser};
 pub use gpus::DRIVER_ROOT;
 pub use images::{Image, ImageSet};
 pub use node::Node;
-pub use nvidia_ml::state::Fault as GpuFault;
+pub use nvidia_ml::state::{
+    FAULTS as GPU_FAULTS, Fault as GpuFault, Layout as GpuLayout, State as GpuState,
+};
 pub use spec::{
     ClusterRecord, ClusterSpec, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, NodeRecord, Tuning,
 };
@@ -589,6 +591,7 @@ fn node_record(spec: &ClusterSpec, index: u8) -> NodeRecord {
         index,
         gpus: spec.gpus_per_node,
         gpu_profile: spec.gpu_profile.clone(),
+        gpu_layout: spec.gpu_layout,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::images::Image;
+use super::{GpuLayout, images::Image};
 use crate::error::Error;
 
 /// The most nodes a local cluster has: each gets a /24 of pod addresses.
@@ -23,6 +23,8 @@ pub struct ClusterSpec {
     pub gpus_per_node: u8,
     /// Which GPUs these are: a profile of the stand-in library.
     pub gpu_profile: String,
+    /// Where they sit in the node, and how they are linked.
+    pub gpu_layout: GpuLayout,
     /// Whether the GPUs are the machine's own.
     pub gpus: Gpus,
     /// The port of 127.0.0.1 for the API server; 0 takes a free one.
@@ -99,6 +101,9 @@ pub struct NodeRecord {
     pub gpus: u8,
     /// The profile that they were made of.
     pub gpu_profile: String,
+    /// Where they sit in the node, and how they are linked.
+    #[serde(default)]
+    pub gpu_layout: GpuLayout,
 }
 
 /// What a cluster writes down of itself.

@@ -17,7 +17,7 @@ use kube::config::Kubeconfig;
 use serde_json::json;
 
 use super::plan::Failure;
-use crate::cluster::{Cluster, ClusterSpec, GpuFault, Gpus, ImageSet, Tuning};
+use crate::cluster::{Cluster, ClusterSpec, GpuFault, GpuLayout, Gpus, ImageSet, Tuning};
 use crate::error::{Context as _, Error, Result};
 use crate::progress::Progress;
 use crate::{installation, paths};
@@ -73,6 +73,7 @@ impl World {
             nodes: NODES,
             gpus_per_node: GPUS_PER_NODE,
             gpu_profile: "rtx-4090".to_owned(),
+            gpu_layout: GpuLayout::Flat,
             gpus: Gpus::StandIn,
             api_port: 0,
             program,

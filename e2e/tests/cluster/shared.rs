@@ -9,7 +9,7 @@ use std::{
 
 use creo_api::{AgentDeployment, CreoNode, Placement, creo_node::conditions, labels};
 use creo_e2e::{
-    cluster::{Cluster, ClusterSpec, Gpus, ImageSet, Tuning},
+    cluster::{Cluster, ClusterSpec, GpuLayout, Gpus, ImageSet, Tuning},
     installation,
     progress::Progress,
     samples,
@@ -76,6 +76,7 @@ async fn start() -> Shared {
         nodes: 2,
         gpus_per_node: 8,
         gpu_profile: "rtx-4090".to_owned(),
+        gpu_layout: GpuLayout::Flat,
         gpus: Gpus::StandIn,
         api_port: 0,
         program: PathBuf::from(env!("CARGO_BIN_EXE_creo-e2e")),

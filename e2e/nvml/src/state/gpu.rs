@@ -259,6 +259,32 @@ impl Gpu {
             .fold(own, u64::saturating_add)
     }
 
+    /// What is wrong with the card, each in a word or two.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let down = self.links.iter().filter(|link| !link.up).count();
+        let named = [
+            (!self.present, "removed"),
+            (self.lost, "lost"),
+            (self.hang_ms > 0, "hangs"),
+            (self.ecc.volatile.uncorrected > 0, "uncorrected errors"),
+            (self.remapped_rows.pending, "remap pending"),
+            (self.remapped_rows.failed, "remap failed"),
+            (
+                self.retired_pages.iter().any(|page| page.pending),
+                "pages pending",
+            ),
+            (self.clocks_event_reasons != 0, "throttled"),
+        ];
+        let own = named
+            .iter()
+            .filter(|(is_so, _)| *is_so)
+            .map(|(_, name)| (*name).to_owned());
+        own.chain((down > 0).then(|| format!("{down} NVLinks down")))
+            .chain(self.functions.keys().cloned())
+            .collect()
+    }
+
     /// Whether anything runs on the card.
     pub(crate) fn is_busy(&self) -> bool {
         self.utilization_percent > 0

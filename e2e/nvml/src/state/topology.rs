@@ -69,7 +69,8 @@ pub enum Remote {
 }
 
 /// A built-in machine: where its cards sit and how they are linked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Layout {
     /// All cards at one host bridge of one NUMA node.
     #[default]
