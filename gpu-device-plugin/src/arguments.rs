@@ -9,6 +9,7 @@ use creo_process::telemetry::LogArgs;
 use jiff::SignedDuration;
 
 use crate::cdi::Place;
+use crate::config::{CdiSource, ConfigSource, MigStrategy, Overrides};
 use crate::driver::library::Source;
 use crate::resource::Resource;
 
@@ -26,6 +27,8 @@ pub struct Arguments {
 pub enum Command {
     /// Offer this node's GPUs to its kubelet, until told to stop.
     Serve(Box<ServeArguments>),
+    /// Check a configuration file and print what is in effect, without asking any GPU.
+    Config(ConfigCommand),
     /// Print this machine's GPUs. Exits with 3 when there is no NVIDIA driver.
     Inventory(InventoryArguments),
 }
@@ -85,6 +88,60 @@ impl DriverArguments {
     }
 }
 
+/// The configuration, and what is set whatever the file says.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArguments {
+    /// The configuration file; without it, what is usual holds. It is followed while the
+    /// plugin runs.
+    #[arg(long, env = "CREO_CONFIG", value_name = "FILE", value_parser = absolute_path)]
+    pub config: Option<PathBuf>,
+
+    /// The resource under which the kubelet counts whole cards [default: creo.cloud/gpu].
+    #[arg(long, env = "CREO_RESOURCE")]
+    pub resource: Option<Resource>,
+
+    /// What becomes of partitioned cards [default: none].
+    #[arg(long, env = "CREO_MIG_STRATEGY", value_name = "STRATEGY")]
+    pub mig_strategy: Option<MigStrategy>,
+
+    /// How long a GPU must be without a fault before it is offered again [default: 60s].
+    #[arg(long, env = "CREO_HEALTHY_AFTER", value_name = "TIME", value_parser = time)]
+    pub healthy_after: Option<Duration>,
+
+    /// Whose CDI specification is used [default: generated].
+    #[arg(long, env = "CREO_CDI_SOURCE", value_name = "SOURCE")]
+    pub cdi_source: Option<CdiSource>,
+}
+
+impl ConfigArguments {
+    /// Where the configuration of the node of this name comes from.
+    #[must_use]
+    pub fn source(&self, node_name: Option<&str>) -> ConfigSource {
+        ConfigSource {
+            file: self.config.clone(),
+            node_name: node_name.map(str::to_owned),
+            overrides: Overrides {
+                resource: self.resource.clone(),
+                mig: self.mig_strategy,
+                healthy_after: self.healthy_after,
+                cdi_source: self.cdi_source,
+            },
+        }
+    }
+}
+
+/// Which configuration is checked.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigCommand {
+    /// What is checked.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+
+    /// The node whose configuration is printed; without it, what holds for all nodes.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
 /// How GPUs are offered.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArguments {
@@ -92,9 +149,9 @@ pub struct ServeArguments {
     #[command(flatten)]
     pub driver: DriverArguments,
 
-    /// The resource under which the kubelet counts the GPUs.
-    #[arg(long, env = "CREO_RESOURCE", default_value = "creo.cloud/gpu")]
-    pub resource: Resource,
+    /// What a person decided.
+    #[command(flatten)]
+    pub config: ConfigArguments,
 
     /// The kubelet's directory.
     #[arg(long, env = "CREO_KUBELET_DIR", value_name = "DIR", default_value = "/var/lib/kubelet", value_parser = absolute_path)]
@@ -116,10 +173,6 @@ pub struct ServeArguments {
     /// This node's name, which is that of its CreoNode; without it, nothing is told to the hub.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-
-    /// How long a GPU must be without a fault before it is offered again.
-    #[arg(long, env = "CREO_HEALTHY_AFTER", value_name = "TIME", default_value = "60s", value_parser = time)]
-    pub healthy_after: Duration,
 
     /// Logging.
     #[command(flatten)]
@@ -157,7 +210,8 @@ fn absolute_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+/// A time that a person gives.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let longest = SignedDuration::from_hours(24);
     let time: SignedDuration = text
         .parse()
@@ -214,8 +268,11 @@ mod tests {
             );
         }
         assert_eq!(
-            serve(&["--healthy-after", "1m 30s"]).unwrap().healthy_after,
-            Duration::from_secs(90)
+            serve(&["--healthy-after", "1m 30s"])
+                .unwrap()
+                .config
+                .healthy_after,
+            Some(Duration::from_secs(90))
         );
     }
 }

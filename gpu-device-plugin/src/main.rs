@@ -43,6 +43,12 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
                 Ok(ExitCode::SUCCESS)
             })
         }
+        Command::Config(arguments) => {
+            let node_name = arguments.node_name.as_deref();
+            let config = arguments.config.source(node_name).read()?;
+            std::io::stdout().write_all(config.to_string().as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Inventory(arguments) => inventory(&runtime, &arguments),
     };
     runtime.shutdown_timeout(END);

@@ -42,6 +42,16 @@ impl Resource {
         format!("{}-{digest}", &stem[..STEM_MAX - 1 - digest.len()])
     }
 
+    /// The resource of NVIDIA's plugin, which is the kind in the specifications of NVIDIA's
+    /// container toolkit as well.
+    #[must_use]
+    pub fn nvidia() -> Self {
+        Self {
+            vendor: "nvidia.com".to_owned(),
+            class: "gpu".to_owned(),
+        }
+    }
+
     /// The part after the slash.
     #[must_use]
     pub fn class(&self) -> &str {

@@ -16,13 +16,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::arguments::ServeArguments;
 use crate::claims::Claiming;
-use crate::config::Config;
+use crate::config::{Config, ConfigMetrics, Following};
 use crate::driver::{Pace, Snapshot, Watcher};
 use crate::kubelet::offer::Offers;
 use crate::kubelet::registrar::Registrar;
 use crate::kubelet::standing::Standing;
 use crate::metrics::Metrics;
 use crate::offer::{Offering, Sources};
+use crate::resource::Resource;
 use crate::unit::Offered;
 
 /// The kubelet's directory for device plugins, in its own directory.
@@ -47,38 +48,35 @@ pub enum ServeError {
 /// Offers this node's GPUs until the token is cancelled.
 pub async fn serve(arguments: ServeArguments, stop: CancellationToken) -> Result<(), ServeError> {
     let registry = Registry::new();
-    let client_metrics = ClientMetrics::register(&registry)?;
     let readiness = Readiness::new();
-    let metrics = Metrics::register(&registry)?;
-    let probes = Probes::bind(arguments.metrics_address, registry, readiness.clone()).await?;
+    let tasks = TaskTracker::new();
     let process = Process {
-        arguments,
-        metrics,
-        readiness,
-        tasks: TaskTracker::new(),
+        metrics: Metrics::register(&registry)?,
+        config_metrics: ConfigMetrics::register(&registry)?,
+        client_metrics: ClientMetrics::register(&registry)?,
+        readiness: readiness.clone(),
+        tasks: tasks.clone(),
         stop: stop.clone(),
+        arguments,
     };
-    let snapshots = process.follow_driver();
-    let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
-    let (offered, offers) = process.offer(snapshots.clone(), taken_out);
-    process.register(offers);
-    if let Some(node_name) = process.arguments.node_name.clone() {
-        let said = Said {
-            snapshots,
-            offered,
-            out_of_service,
-        };
-        process.claim(node_name, client_metrics, said).await;
-    }
-    tracing::info!(resource = %process.arguments.resource, "the GPU device plugin serves");
+    let configured = process
+        .readiness
+        .check("config", "it has not been read yet");
+    let address = process.arguments.metrics_address;
+    let probes = Probes::bind(address, registry, readiness).await?;
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(process.start(configured)),
+    );
     let served = probes.serve(stop.clone()).await;
     stop.cancel();
-    drain(&process.tasks, END).await;
+    drain(&tasks, END).await;
     served.map_err(ServeError::Ended)
 }
 
 /// What is said to the hub, and heard there.
 struct Said {
+    resource: Resource,
     snapshots: watch::Receiver<Snapshot>,
     offered: watch::Receiver<Offered>,
     out_of_service: watch::Sender<BTreeSet<String>>,
@@ -88,41 +86,110 @@ struct Said {
 struct Process {
     arguments: ServeArguments,
     metrics: Metrics,
+    config_metrics: ConfigMetrics,
+    client_metrics: ClientMetrics,
     readiness: Readiness,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Process {
-    fn follow_driver(&self) -> watch::Receiver<Snapshot> {
+    /// Starts every part, once there is a configuration.
+    async fn start(self, configured: Check) {
+        let config = self.configure(&configured).await;
+        let snapshots = self.follow_driver(&config);
+        let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
+        let (offered, offers) = self.offer(snapshots.clone(), &config, taken_out);
+        self.register(offers);
+        // Only now that every other part has a check of its own.
+        configured.holds();
+        let resource = config.borrow().resource.clone();
+        tracing::info!(%resource, "the GPU device plugin serves");
+        if let Some(node_name) = self.arguments.node_name.clone() {
+            let said = Said {
+                resource,
+                snapshots,
+                offered,
+                out_of_service,
+            };
+            self.claim(node_name, said).await;
+        }
+    }
+
+    /// Waits for a configuration that can be used, and follows it from then on. Without one
+    /// nothing is offered: not all that a wrong file would have excluded.
+    async fn configure(&self, configured: &Check) -> watch::Receiver<Arc<Config>> {
+        let node_name = self.arguments.node_name.as_deref();
+        let source = self.arguments.config.source(node_name);
+        let first = source.first(&self.config_metrics, |why| {
+            tracing::error!("nothing is offered until the configuration is right: {why}");
+            configured.fails(why);
+        });
+        let config = first.await;
+        tracing::info!("this configuration is in effect:\n{config}");
+        let (config_sender, config) = watch::channel(Arc::new(config));
+        if source.file.is_some() {
+            let following = Following {
+                source,
+                config: config_sender,
+                refused: watch::Sender::new(None),
+                metrics: self.config_metrics.clone(),
+            };
+            self.tasks.spawn(following.run(self.stop.clone()));
+        }
+        config
+    }
+
+    fn follow_driver(&self, config: &watch::Receiver<Arc<Config>>) -> watch::Receiver<Snapshot> {
         let not_yet = "the NVIDIA driver has not answered yet";
         let checks = Checks {
             driver: self.readiness.check("driver", not_yet),
             events: self.readiness.check("events", not_yet),
         };
         let (sender, snapshots) = watch::channel(Snapshot::default());
-        let watcher = watcher(&self.arguments, &self.metrics, sender);
+        let pace = Pace {
+            quiet: config.borrow().health.healthy_after,
+            ..Pace::default()
+        };
+        let source = self.arguments.driver.source();
+        let watcher = Watcher::new(source, pace, self.metrics.clone(), sender)
+            .ignoring(self.ignored_xids(config));
         self.tasks.spawn(watcher.run(self.stop.clone()));
-        self.tasks
-            .spawn(checks.follow(snapshots.clone(), self.stop.clone()));
+        let following = checks.follow(snapshots.clone(), self.stop.clone());
+        self.tasks.spawn(following);
         snapshots
+    }
+
+    /// The XIDs that are ignored, as the configuration changes.
+    fn ignored_xids(
+        &self,
+        config: &watch::Receiver<Arc<Config>>,
+    ) -> watch::Receiver<BTreeSet<u64>> {
+        let mut config = config.clone();
+        let first = config.borrow_and_update().health.ignored_xids.clone();
+        let (sender, ignored) = watch::channel(first);
+        let following = async move {
+            while config.changed().await.is_ok() {
+                sender.send_replace(config.borrow_and_update().health.ignored_xids.clone());
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(stop.run_until_cancelled_owned(following));
+        ignored
     }
 
     fn offer(
         &self,
         snapshots: watch::Receiver<Snapshot>,
+        config: &watch::Receiver<Arc<Config>>,
         out_of_service: watch::Receiver<BTreeSet<String>>,
     ) -> (watch::Receiver<Offered>, watch::Receiver<Offers>) {
         let (offers_sender, offers) = watch::channel(Offers::new());
         let (offered_sender, offered) = watch::channel(Offered::default());
-        let config = Config {
-            resource: self.arguments.resource.clone(),
-            ..Config::default()
-        };
         let offering = Offering {
             sources: Sources {
                 snapshots,
-                config: watch::channel(Arc::new(config)).1,
+                config: config.clone(),
                 out_of_service,
                 conflicts: watch::channel(BTreeMap::new()).1,
             },
@@ -140,25 +207,23 @@ impl Process {
     }
 
     fn register(&self, offers: watch::Receiver<Offers>) {
+        let not_yet = "there is no GPU to register with the kubelet yet";
         let registrar = Registrar {
             directory: self.arguments.kubelet_dir.join(DEVICE_PLUGINS),
             offers,
             metrics: self.metrics.clone(),
-            standing: Standing::new(self.readiness.check(
-                "kubelet",
-                "there is no GPU to register with the kubelet yet",
-            )),
+            standing: Standing::new(self.readiness.check("kubelet", not_yet)),
         };
         self.tasks.spawn(registrar.run(self.stop.clone()));
     }
 
-    async fn claim(&self, node_name: String, client_metrics: ClientMetrics, said: Said) {
-        match connect(client_metrics).await {
+    async fn claim(&self, node_name: String, said: Said) {
+        match connect(self.client_metrics.clone()).await {
             Ok(client) => {
                 let claiming = Claiming {
                     client,
                     node_name,
-                    resource: self.arguments.resource.clone(),
+                    resource: said.resource,
                     snapshots: said.snapshots,
                     offered: said.offered,
                     out_of_service: said.out_of_service,
@@ -173,18 +238,6 @@ impl Process {
             }
         }
     }
-}
-
-fn watcher(
-    arguments: &ServeArguments,
-    metrics: &Metrics,
-    snapshots: watch::Sender<Snapshot>,
-) -> Watcher {
-    let pace = Pace {
-        quiet: arguments.healthy_after,
-        ..Pace::default()
-    };
-    Watcher::new(arguments.driver.source(), pace, metrics.clone(), snapshots)
 }
 
 async fn connect(metrics: ClientMetrics) -> Result<Client, ConnectError> {

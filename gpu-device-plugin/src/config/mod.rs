@@ -1,9 +1,20 @@
 //! What a person can decide about a node's GPUs.
 
+mod check;
+mod follow;
+mod read;
 pub mod select;
+mod show;
+mod tree;
+
+pub use check::Problem;
+pub use follow::{ConfigMetrics, ConfigSource, Following};
+pub use read::{ConfigError, Overrides, load};
 
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+use clap::ValueEnum;
 
 use crate::resource::Resource;
 use select::Selector;
@@ -19,7 +30,7 @@ pub struct Config {
     pub mig: MigStrategy,
     /// Which cards are shared.
     pub sharing: Sharing,
-    /// The cards and partitions that are left alone.
+    /// The cards and partitions that are not offered.
     pub exclude: Vec<Selector>,
     /// The cards and partitions that nobody new is given.
     pub out_of_service: Vec<Selector>,
@@ -42,7 +53,7 @@ pub enum Unlike {
 }
 
 /// What becomes of partitioned cards (Multi-Instance GPU).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum MigStrategy {
     /// They are not offered.
     #[default]
@@ -99,16 +110,36 @@ impl Default for HealthConfig {
     }
 }
 
-/// How containers learn what a card needs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Cdi {
-    /// By a specification that this plugin writes.
+/// How containers learn what a card needs: the Container Device Interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cdi {
+    /// Whether the container runtime knows CDI. Where it does not, everything is in the
+    /// plugin's answer to the kubelet.
+    pub enabled: bool,
+    /// Whose specification is used.
+    pub source: CdiSource,
+    /// The kind of the devices of a specification that is on the host already.
+    pub kind: Resource,
+}
+
+/// Whose CDI specification is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CdiSource {
+    /// The plugin writes one.
     #[default]
     Generated,
-    /// By a specification of this kind that is on the host already.
-    Existing(Resource),
-    /// The container runtime knows no CDI; everything is in the plugin's answer.
-    Off,
+    /// One that is on the host already.
+    Existing,
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            source: CdiSource::default(),
+            kind: Resource::nvidia(),
+        }
+    }
 }
 
 /// When containers are given device nodes one by one as well.

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use creo_process::probes::Check;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::cdi::{self, Injection, Place, Prepared};
-use crate::config::{Cdi, Config, DeviceNodes};
+use crate::cdi::{self, CdiError, Injection, Place, Prepared};
+use crate::config::{Cdi, CdiSource, Config, DeviceNodes};
 use crate::driver::Snapshot;
-use crate::inventory::Link;
+use crate::inventory::{Gpu, Link};
 use crate::kubelet::offer::{Giving, Offer, Offers};
+use crate::resource::Resource;
 use crate::unit::{Offered, Withheld};
 use plan::{Facts, plan};
 
@@ -73,73 +75,87 @@ async fn news<T>(source: &mut watch::Receiver<T>) {
     }
 }
 
+/// What there has to be a CDI specification for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    gpus: Vec<Gpu>,
+    kind: Resource,
+    cdi: Cdi,
+}
+
+type Preparing = JoinHandle<Result<Prepared, CdiError>>;
+
 impl Offering {
-    /// Offers until the token is cancelled.
+    /// Offers until the token is cancelled. A disk that hangs does not keep the kubelet from
+    /// hearing that a GPU is ill.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut prepared = Prepared::default();
+        let mut last = Wanted::default();
+        let mut preparing: Option<Preparing> = None;
+        let mut look = Instant::now();
         loop {
             let snapshot = self.sources.snapshots.borrow_and_update().clone();
             let config = self.sources.config.borrow_and_update().clone();
-            // A specification without devices is not a valid one, and removing the old one
-            // would keep running containers from starting again.
-            if !snapshot.devices.is_empty() {
-                match self.prepare(&snapshot, &config).await {
-                    Ok(now) => {
-                        prepared = now;
-                        self.written.holds();
-                    }
-                    Err(why) => {
-                        tracing::error!("{why}");
-                        self.written.fails(why);
-                    }
-                }
+            let wanted = wanted(&snapshot, &config);
+            if preparing.is_none() && (wanted != last || look <= Instant::now()) {
+                preparing = self.prepare(&wanted);
+                look = Instant::now() + LOOK;
+                last = wanted;
             }
             self.offer(&snapshot, &config, &prepared);
             tokio::select! {
                 () = self.sources.changed() => {}
-                () = sleep(LOOK) => {}
+                done = finished(&mut preparing) => self.take(done, &mut prepared),
+                () = sleep_until(look), if preparing.is_none() => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    async fn prepare(&self, snapshot: &Snapshot, config: &Config) -> Result<Prepared, String> {
-        let injection = self.injection(config);
-        let gpus: Vec<_> = snapshot
-            .devices
-            .iter()
-            .map(|device| device.gpu.clone())
-            .collect();
-        // It waits for the disk.
-        let preparing = tokio::task::spawn_blocking(move || {
+    /// Begins to write the specification. One without devices is not a valid one, and removing
+    /// the old one would keep running containers from starting again.
+    fn prepare(&self, wanted: &Wanted) -> Option<Preparing> {
+        if wanted.gpus.is_empty() {
+            return None;
+        }
+        let injection = self.injection(wanted);
+        let gpus = wanted.gpus.clone();
+        Some(spawn_blocking(move || {
             let gpus: Vec<_> = gpus.iter().collect();
             injection.prepare(&gpus)
-        });
-        let prepared = preparing.await.map_err(|error| error.to_string())?;
-        let prepared = prepared.map_err(|error| error.to_string())?;
-        if prepared.is_new {
-            tracing::info!(
-                gpus = snapshot.devices.len(),
-                directory = %self.cdi_directory.display(),
-                "wrote the CDI specification"
-            );
-        }
-        Ok(prepared)
+        }))
     }
 
-    fn injection(&self, config: &Config) -> Injection {
-        let own = &self.cdi_directory;
-        let (kind, source) = match &config.cdi {
-            Cdi::Generated => (&config.resource, cdi::Source::Own(own.clone())),
-            Cdi::Existing(kind) => {
-                let directories = vec![PathBuf::from(cdi::STATIC_DIRECTORY), own.clone()];
-                (kind, cdi::Source::Existing(directories))
+    fn take(&self, done: Result<Prepared, String>, prepared: &mut Prepared) {
+        match done {
+            Ok(now) => {
+                if now.is_new {
+                    let directory = self.cdi_directory.display();
+                    tracing::info!(%directory, "wrote the CDI specification");
+                }
+                *prepared = now;
+                self.written.holds();
             }
-            Cdi::Off => (&config.resource, cdi::Source::Off),
+            Err(why) => {
+                tracing::error!("{why}");
+                self.written.fails(why);
+            }
+        }
+    }
+
+    fn injection(&self, wanted: &Wanted) -> Injection {
+        let own = &self.cdi_directory;
+        let source = match (wanted.cdi.enabled, wanted.cdi.source) {
+            (false, _) => cdi::Source::Off,
+            (true, CdiSource::Generated) => cdi::Source::Own(own.clone()),
+            (true, CdiSource::Existing) => {
+                let directories = vec![PathBuf::from(cdi::STATIC_DIRECTORY), own.clone()];
+                cdi::Source::Existing(directories)
+            }
         };
         Injection {
             place: self.place.clone(),
-            kind: kind.clone(),
+            kind: wanted.kind.clone(),
             source,
         }
     }
@@ -173,8 +189,33 @@ impl Offering {
     }
 }
 
+fn wanted(snapshot: &Snapshot, config: &Config) -> Wanted {
+    let devices = snapshot.devices.iter();
+    Wanted {
+        gpus: devices.map(|device| device.gpu.clone()).collect(),
+        kind: match config.cdi.source {
+            CdiSource::Generated => config.resource.clone(),
+            CdiSource::Existing => config.cdi.kind.clone(),
+        },
+        cdi: config.cdi.clone(),
+    }
+}
+
+/// Waits for the end of what is being prepared, if anything is.
+async fn finished(preparing: &mut Option<Preparing>) -> Result<Prepared, String> {
+    let Some(running) = preparing else {
+        return std::future::pending().await;
+    };
+    let prepared = running.await;
+    *preparing = None;
+    match prepared {
+        Ok(prepared) => prepared.map_err(|error| error.to_string()),
+        Err(ended) => Err(ended.to_string()),
+    }
+}
+
 fn giving(config: &Config, prepared: &Prepared) -> Giving {
-    let has_cdi = config.cdi != Cdi::Off;
+    let has_cdi = config.cdi.enabled;
     let nodes = if has_cdi && config.device_nodes == DeviceNodes::WithoutCdi {
         BTreeMap::new()
     } else {
@@ -189,9 +230,12 @@ fn giving(config: &Config, prepared: &Prepared) -> Giving {
 
 /// Takes back what no container could get: one that it was given to would not start.
 fn withhold_left_out(offered: &mut Offered, cdi: &Cdi, prepared: &Prepared) {
-    let is_ready = |uuid: &str| match cdi {
-        Cdi::Off => prepared.nodes.contains_key(uuid),
-        Cdi::Generated | Cdi::Existing(_) => prepared.names.contains_key(uuid),
+    let is_ready = |uuid: &str| {
+        if cdi.enabled {
+            prepared.names.contains_key(uuid)
+        } else {
+            prepared.nodes.contains_key(uuid)
+        }
     };
     for units in offered.units.values_mut() {
         for unit in units.extract_if(.., |unit| !is_ready(unit.uuid())) {

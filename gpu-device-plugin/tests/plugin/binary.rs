@@ -53,6 +53,42 @@ fn an_inventory_is_a_table_for_people_and_json_for_programs() {
     assert_eq!(json["gpus"][7]["memoryBytes"], 81_920_u64 << 20);
 }
 
+fn config(flags: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .arg("config")
+        .args(flags)
+        .env_remove("NODE_NAME")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_configuration_is_checked_and_printed_without_any_gpu() {
+    let machine = Machine::without_driver("t4", 1);
+    let file = machine.configure(
+        "sharing: {cards: [{index: 0, replicas: 3}]}\nnodes: [{names: [b-*], set: {unlike: refuse}}]\n",
+    );
+    let output = config(&[&file, "--healthy-after", "2m"]);
+    assert_eq!(output.status.code(), Some(0));
+    let printed = text(&output.stdout);
+    assert!(
+        printed.contains("  cards:\n    - {index: 0, replicas: 3}\n"),
+        "{printed}"
+    );
+    assert!(printed.contains("unlike: byModel\n") && printed.contains("healthyAfter: 120s\n"));
+    let output = config(&[&file, "--node-name", "b-7"]);
+    assert!(text(&output.stdout).contains("unlike: refuse\n"));
+    let file = machine.configure("unlik: refuse\nmig: {strategy: both}\n");
+    let output = config(&[&file]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("plugin.yaml: line 1: unknown key \"unlik\"; did you mean unlike?\n  line 2: mig.strategy: "),
+        "{told}"
+    );
+}
+
 #[test]
 fn serving_ends_in_order_when_it_is_told_to_even_while_the_driver_hangs() {
     let machine = Machine::new("t4", 2);

@@ -1,6 +1,7 @@
 //! A machine with GPUs and a kubelet's directory, under a temporary root.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,6 +85,25 @@ impl Machine {
 
     pub fn cdi_specification(&self) -> PathBuf {
         self.root.path().join("cdi/creo.cloud-gpu.json")
+    }
+
+    /// Puts a configuration in its place as the kubelet does with a ConfigMap: the file is a
+    /// link into a folder that is a link to the newest folder, and that last link is swapped.
+    /// Gives the flag for it.
+    pub fn configure(&self, text: &str) -> String {
+        let volume = self.root.path().join("config");
+        fs::create_dir_all(&volume).unwrap();
+        let number = fs::read_dir(&volume).unwrap().count();
+        let newest = volume.join(format!("..{number}"));
+        fs::create_dir(&newest).unwrap();
+        fs::write(newest.join("plugin.yaml"), text).unwrap();
+        symlink(&newest, volume.join("..new")).unwrap();
+        fs::rename(volume.join("..new"), volume.join("..data")).unwrap();
+        let file = volume.join("plugin.yaml");
+        if !file.exists() {
+            symlink("..data/plugin.yaml", &file).unwrap();
+        }
+        format!("--config={}", file.display())
     }
 
     pub fn uuid(&self, index: usize) -> String {

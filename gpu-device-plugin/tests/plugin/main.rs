@@ -10,6 +10,7 @@ mod machine;
 mod binary;
 mod cdi;
 mod claims;
+mod configuration;
 mod driver;
 mod offering;
 mod pod_resources;
