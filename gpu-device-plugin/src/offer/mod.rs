@@ -27,6 +27,10 @@ use plan::{Facts, plan};
 /// Time between two looks at whether the specification is still what it was.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How long new GPUs are waited for to be in the specification, so that nobody is told of them
+/// as withheld for the moment that it takes.
+const HOLD: Duration = Duration::from_secs(1);
+
 /// Writes the CDI specification and offers what it names.
 #[derive(Debug)]
 pub struct Offering {
@@ -93,18 +97,26 @@ impl Offering {
         let mut last = Wanted::default();
         let mut preparing: Option<Preparing> = None;
         let mut look = Instant::now();
+        let mut hold = Instant::now();
         loop {
             let snapshot = self.sources.snapshots.borrow_and_update().clone();
             let config = self.sources.config.borrow_and_update().clone();
             let wanted = wanted(&snapshot, &config);
-            if preparing.is_none() && (wanted != last || look <= Instant::now()) {
+            let now = Instant::now();
+            if preparing.is_none() && (wanted != last || look <= now) {
                 preparing = self.prepare(&wanted);
-                look = Instant::now() + LOOK;
+                look = now + LOOK;
+                if wanted != last {
+                    hold = now + HOLD;
+                }
                 last = wanted;
             }
-            self.offer(&snapshot, &config, &prepared);
+            if preparing.is_none() || hold <= now {
+                self.offer(&snapshot, &config, &prepared);
+            }
             tokio::select! {
                 () = self.sources.changed() => {}
+                () = sleep_until(hold), if preparing.is_some() && hold > now => {}
                 done = finished(&mut preparing) => self.take(done, &mut prepared),
                 () = sleep_until(look), if preparing.is_none() => {}
                 () = stop.cancelled() => return,

@@ -389,7 +389,7 @@ fn existing(
         root.file(name, text);
     }
     let (first, second) = (root.path().join("etc-cdi"), root.path().join("run-cdi"));
-    let kind = Resource::from_str("nvidia.com/gpu").expect("a resource");
+    let kind = Resource::nvidia();
     existing::names(&[&first, &second], &kind, gpus)
         .map(|(names, left_out)| {
             let left_out = left_out.into_iter().map(|left_out| left_out.uuid);
