@@ -18,17 +18,11 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(gpu: Gpu, quiet: Duration) -> Self {
-        Self {
-            gpu,
-            tracker: Tracker::new(quiet),
-        }
-    }
-
-    /// The card was described anew.
+    /// The card was described anew. Its links are told later.
     pub(super) fn described(&mut self, gpu: Gpu) {
         let pcie = gpu.pcie.map(|now| now.or_better(self.gpu.pcie));
-        self.gpu = Gpu { pcie, ..gpu };
+        let links = std::mem::take(&mut self.gpu.links);
+        self.gpu = Gpu { pcie, links, ..gpu };
     }
 
     /// The driver reported something of the card.
@@ -79,6 +73,9 @@ fn seen(reading: &Reading) -> Seen {
             uncorrected_ecc_errors: reading.ecc_volatile.uncorrected,
             corrected_ecc_errors: reading.ecc_volatile.corrected,
             energy_millijoules: reading.energy_millijoules,
+            pcie_replays: reading.slow.pcie_replays.map(u64::from),
+            nvlink_errors: (reading.slow.nvlink_errors.into_iter().flatten())
+                .reduce(u64::saturating_add),
         },
         state: State {
             row_remap_pending: rows.map(|rows| rows.pending),

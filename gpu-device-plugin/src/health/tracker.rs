@@ -28,6 +28,10 @@ pub struct Counters {
     pub corrected_ecc_errors: Option<u64>,
     /// Energy drawn since the driver was loaded, in millijoules.
     pub energy_millijoules: Option<u64>,
+    /// PCI Express packets that were sent again.
+    pub pcie_replays: Option<u64>,
+    /// Errors of all NVLink connections.
+    pub nvlink_errors: Option<u64>,
 }
 
 impl Counters {
@@ -36,6 +40,8 @@ impl Counters {
             (before.uncorrected_ecc_errors, self.uncorrected_ecc_errors),
             (before.corrected_ecc_errors, self.corrected_ecc_errors),
             (before.energy_millijoules, self.energy_millijoules),
+            (before.pcie_replays, self.pcie_replays),
+            (before.nvlink_errors, self.nvlink_errors),
         ];
         pairs
             .iter()
@@ -50,6 +56,8 @@ impl Counters {
                 .or(before.uncorrected_ecc_errors),
             corrected_ecc_errors: self.corrected_ecc_errors.or(before.corrected_ecc_errors),
             energy_millijoules: self.energy_millijoules.or(before.energy_millijoules),
+            pcie_replays: self.pcie_replays.or(before.pcie_replays),
+            nvlink_errors: self.nvlink_errors.or(before.nvlink_errors),
         }
     }
 }
@@ -118,6 +126,20 @@ pub struct Kept {
     pub xids: Vec<(Option<Instance>, u64)>,
     /// The NVLink connections that were up, a bit for each.
     pub nvlinks: u32,
+}
+
+impl Kept {
+    /// Whether there is nothing to keep.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.xids.is_empty() && self.nvlinks == 0
+    }
+
+    /// Whether it says the same, whatever was counted since.
+    #[must_use]
+    pub fn says_as(&self, other: &Self) -> bool {
+        self.xids == other.xids && self.nvlinks == other.nvlinks
+    }
 }
 
 /// Something that is wrong.
@@ -207,7 +229,10 @@ struct Spell {
 /// reset was recognised and a quiet time has passed since. These are the signs of a reset, or
 /// of a reboot or a load of the driver, which are as good: a counter fell ([`Counters`]); the
 /// driver asked for one and does not any more; a card that was lost or missing answers; the
-/// driver was away ([`Tracker::was_reset`]).
+/// driver was away ([`Tracker::was_reset`]); a driver that says what must be done with a card
+/// asks for nothing after this process started again. Without any of them, as on an old driver
+/// where nothing was counted before, a reset is not seen and a reboot is needed: NVML has no
+/// count of resets.
 #[derive(Debug, Clone)]
 pub struct Tracker {
     /// How long a GPU must be without a finding before it is healthy again.
@@ -223,6 +248,8 @@ pub struct Tracker {
     busy_looks: u32,
     /// It was lost or missing and has not answered since.
     gone: bool,
+    /// What is known of it is from before this process started, and it has not answered since.
+    restored: bool,
 }
 
 impl Tracker {
@@ -241,6 +268,7 @@ impl Tracker {
             pcie: None,
             busy_looks: 0,
             gone: false,
+            restored: false,
         }
     }
 
@@ -253,6 +281,8 @@ impl Tracker {
         for (instance, code) in &kept.xids {
             tracker.reported(*code, *instance, now);
         }
+        tracker.gone = false;
+        tracker.restored = true;
         tracker
     }
 
@@ -307,10 +337,11 @@ impl Tracker {
     /// The GPU answered. The only way back to healthy: a GPU that does not answer has not
     /// become any better by the time that passed.
     pub fn answered(&mut self, seen: &Seen, now: Duration) {
-        let was_asked_for = matches!(
-            self.recovery,
-            Some(Recovery::Reset | Recovery::Reboot | Recovery::DrainAndReset)
-        );
+        let was_asked_for = std::mem::take(&mut self.restored)
+            || matches!(
+                self.recovery,
+                Some(Recovery::Reset | Recovery::Reboot | Recovery::DrainAndReset)
+            );
         let recovered = was_asked_for && seen.state.recovery_known && seen.state.recovery.is_none();
         let returned = std::mem::take(&mut self.gone);
         if seen.counters.fell_since(&self.counters) || recovered || returned {

@@ -67,13 +67,28 @@ async fn a_machine_without_a_driver_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_driver_that_hangs_does_not_hang_the_inventory() {
+async fn a_card_that_hangs_does_not_hide_the_others_from_the_inventory() {
+    let machine = Machine::new("t4", 3);
+    machine.inject(1, "hang 60000");
+    let found = inventory(&machine.source(), Duration::from_millis(500))
+        .await
+        .unwrap();
+    let indices: Vec<u32> = found.gpus.iter().map(|gpu| gpu.index).collect();
+    assert_eq!(indices, [0, 2]);
+    assert_eq!(found.unreadable[0].index, 1);
+    assert_eq!(found.unreadable[0].why, "no answer for 500 ms");
+    machine.inject(1, "heal");
+}
+
+#[tokio::test]
+async fn a_library_that_hangs_at_its_start_does_not_hang_the_inventory() {
     let machine = Machine::new("t4", 1);
-    machine.inject(0, "hang 5000");
+    machine.inject(0, "hang nvmlInit_v2");
     let why = inventory(&machine.source(), Duration::from_millis(300))
         .await
         .unwrap_err();
     assert!(why.to_string().contains("has not answered"), "{why}");
+    machine.inject(0, "hang nvmlInit_v2 0");
 }
 
 #[tokio::test]
@@ -263,13 +278,14 @@ async fn an_old_library_without_the_newer_functions_still_gives_an_inventory() {
         "nvmlDeviceGetPciInfo_v3",
     ]);
     let session = Session::open(&machine.source().find().unwrap(), &machine.sysfs_root()).unwrap();
-    let found = session.inventory().unwrap();
-    assert_eq!(found.gpus[0].memory_bytes, 15_360 << 20);
-    assert_eq!(found.gpus[0].pci_address, "");
+    assert_eq!(session.count().unwrap(), 1);
+    let gpu = session.describe(0).unwrap();
+    assert_eq!(gpu.memory_bytes, 15_360 << 20);
+    assert_eq!(gpu.pci_address, "");
     let reading = Reader::new(&machine.uuid(0)).read(&session).unwrap();
     assert_eq!(reading.ecc_volatile.uncorrected, None);
     assert_eq!(reading.temperature_celsius, Some(34));
-    let listener = session.listen(&[machine.uuid(0)]).unwrap();
+    let listener = session.listen().unwrap();
     assert_eq!(listener.wait(1), Ok(Heard::Nothing));
     // Neither panics, although there is nothing to call.
     drop(listener);

@@ -1,10 +1,12 @@
 //! How the cards reach one another.
 
+use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings as sys;
 
+use super::Links;
 use super::card::{Card, Handle, ask, call, if_known, text_of};
-use crate::inventory::{Gpu, Link, LinkKind};
+use crate::inventory::{Link, LinkKind};
 
 /// Most NVLink connections of a card.
 pub(super) const MAX_NVLINKS: u32 = sys::NVML_NVLINK_MAX_LINKS;
@@ -57,6 +59,7 @@ pub(super) fn ends(card: &Card<'_>) -> Result<Vec<End>, NvmlError> {
 }
 
 /// A card, as far as its links are concerned.
+#[derive(Debug, Clone)]
 pub(super) struct Linked {
     pub(super) uuid: String,
     pub(super) pci_address: String,
@@ -64,14 +67,11 @@ pub(super) struct Linked {
     pub(super) ends: Vec<End>,
 }
 
-/// Fills in how the cards reach one another.
-pub(super) fn connect(gpus: &mut [Gpu], cards: &[Linked], nvml: &nvml_wrapper::Nvml) {
-    for gpu in gpus {
-        let Some(own) = cards.iter().find(|card| card.uuid == gpu.uuid) else {
-            continue;
-        };
-        let others = cards.iter().filter(|card| card.uuid != gpu.uuid);
-        gpu.links = others
+/// How the cards reach one another.
+pub(super) fn between(cards: &[Linked], nvml: &Nvml) -> Links {
+    let links = |own: &Linked| {
+        let others = cards.iter().filter(|card| card.uuid != own.uuid);
+        others
             .filter_map(|other| {
                 let kind = match nvlinks_between(own, other) {
                     0 => switches_between(nvml, own, other)?,
@@ -82,8 +82,12 @@ pub(super) fn connect(gpus: &mut [Gpu], cards: &[Linked], nvml: &nvml_wrapper::N
                     kind,
                 })
             })
-            .collect();
-    }
+            .collect()
+    };
+    cards
+        .iter()
+        .map(|own| (own.uuid.clone(), links(own)))
+        .collect()
 }
 
 /// How many NVLink connections lead from one card to another.
@@ -105,7 +109,7 @@ fn nvlinks_between(one: &Linked, other: &Linked) -> u32 {
 }
 
 /// What the PCI Express way between two cards goes over, where it is not over the host.
-fn switches_between(nvml: &nvml_wrapper::Nvml, one: &Linked, other: &Linked) -> Option<LinkKind> {
+fn switches_between(nvml: &Nvml, one: &Linked, other: &Linked) -> Option<LinkKind> {
     let card = Card {
         nvml,
         handle: one.handle,

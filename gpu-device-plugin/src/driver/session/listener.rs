@@ -29,6 +29,7 @@ pub struct Listener<'session> {
     nvml: &'session Nvml,
     set: sys::nvmlEventSet_t,
     uuids: Vec<(sys::nvmlDevice_t, String)>,
+    asked: usize,
 }
 
 /// What waiting gave.
@@ -54,6 +55,7 @@ impl<'session> Listener<'session> {
             nvml,
             set,
             uuids: Vec::new(),
+            asked: cards.len(),
         };
         let register = nvml_sym(nvml.lib().nvmlDeviceRegisterEvents.as_ref()).map_err(cannot)?;
         for (uuid, handle) in cards {
@@ -71,10 +73,16 @@ impl<'session> Listener<'session> {
         Ok(listener)
     }
 
-    /// How many GPUs are heard.
+    /// How many GPUs there were to hear.
     #[must_use]
-    pub fn hears(&self) -> usize {
-        self.uuids.len()
+    pub fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// Whether all of them are heard: one that is lost is not.
+    #[must_use]
+    pub fn hears_all(&self) -> bool {
+        self.uuids.len() == self.asked
     }
 
     /// Waits for the next event, at most so many milliseconds.

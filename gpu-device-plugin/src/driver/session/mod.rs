@@ -16,7 +16,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
 use super::sysfs::numa_node;
-use crate::inventory::{Gpu, Inventory, Unreadable, Versions};
+use crate::inventory::{Gpu, Link, Versions};
 pub use card::Memory;
 use card::{Card, Handle, ask, if_known};
 use links::Linked;
@@ -32,8 +32,25 @@ pub const MAX_GPUS: u32 = 128;
 
 /// Why no conversation with the driver began. The text says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenError(pub String);
+#[error("{why}")]
+pub struct OpenError {
+    /// What is wrong and what to do.
+    pub why: String,
+    /// Whether the driver is not loaded: every card is initialised anew when it is.
+    pub unloaded: bool,
+}
+
+impl OpenError {
+    pub(super) fn other(why: String) -> Self {
+        Self {
+            why,
+            unloaded: false,
+        }
+    }
+}
+
+/// How each card reaches the others, by its UUID.
+pub type Links = BTreeMap<String, Vec<Link>>;
 
 /// Why a GPU could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +68,9 @@ pub enum ReadError {
 pub struct Session {
     nvml: ManuallyDrop<Nvml>,
     sysfs: PathBuf,
-    /// The library's names of the cards that were described, by UUID. To ask for a card by its
-    /// UUID would ask every card, also one that hangs.
-    handles: Mutex<BTreeMap<String, Handle>>,
+    /// The cards that were described, with the library's names of them. To ask for a card by
+    /// its UUID would ask every card, also one that hangs.
+    described: Mutex<Vec<Linked>>,
 }
 
 impl Session {
@@ -62,44 +79,30 @@ impl Session {
         let nvml = Nvml::builder()
             .lib_path(library.as_os_str())
             .init()
-            .map_err(|error| OpenError(why_not_open(library, &error)))?;
+            .map_err(|error| OpenError {
+                why: why_not_open(library, &error),
+                unloaded: matches!(error, NvmlError::DriverNotLoaded),
+            })?;
         Ok(Self {
             nvml: ManuallyDrop::new(nvml),
             sysfs: sysfs.to_owned(),
-            handles: Mutex::default(),
+            described: Mutex::default(),
         })
     }
 
-    /// Everything that the driver counts.
-    pub fn inventory(&self) -> Result<Inventory, OpenError> {
+    /// How many GPUs the driver counts, at most [`MAX_GPUS`].
+    pub fn count(&self) -> Result<u32, OpenError> {
         let count = self.nvml.device_count().map_err(|error| {
-            OpenError(format!(
+            OpenError::other(format!(
                 "the NVIDIA driver does not count its GPUs: {error}; look at nvidia-smi and the kernel's log"
             ))
         })?;
-        let mut inventory = Inventory {
-            versions: self.versions(),
-            gpus: Vec::new(),
-            unreadable: Vec::new(),
-        };
-        let mut linked = Vec::new();
-        for index in 0..count.min(MAX_GPUS) {
-            match self.describe(index) {
-                Ok((gpu, links)) => {
-                    inventory.gpus.push(gpu);
-                    linked.push(links);
-                }
-                Err(error) => inventory.unreadable.push(Unreadable {
-                    index,
-                    why: error.to_string(),
-                }),
-            }
-        }
-        links::connect(&mut inventory.gpus, &linked, &self.nvml);
-        Ok(inventory)
+        Ok(count.min(MAX_GPUS))
     }
 
-    fn versions(&self) -> Versions {
+    /// The driver's versions.
+    #[must_use]
+    pub fn versions(&self) -> Versions {
         let cuda = self
             .nvml
             .sys_cuda_driver_version()
@@ -110,7 +113,17 @@ impl Session {
         }
     }
 
-    fn describe(&self, index: u32) -> Result<(Gpu, Linked), NvmlError> {
+    /// Everything about the GPU of this number that does not change all the time, but for its
+    /// links. The error is what the driver answered.
+    pub fn describe(&self, index: u32) -> Result<Gpu, String> {
+        let (gpu, linked) = self.ask(index).map_err(|error| error.to_string())?;
+        let mut described = self.described_cards();
+        described.retain(|other| other.uuid != linked.uuid);
+        described.push(linked);
+        Ok(gpu)
+    }
+
+    fn ask(&self, index: u32) -> Result<(Gpu, Linked), NvmlError> {
         let card = Card::by_index(&self.nvml, index)?;
         let uuid = card.uuid()?;
         let pci_address = if_known(card.pci_address())?.unwrap_or_default();
@@ -130,13 +143,25 @@ impl Session {
             links: Vec::new(),
         };
         let linked = Linked {
-            uuid: uuid.clone(),
+            uuid,
             pci_address,
             handle: card.handle,
             ends: links::ends(&card)?,
         };
-        self.handles().insert(uuid, card.handle);
         Ok((gpu, linked))
+    }
+
+    /// How many GPUs were described.
+    #[must_use]
+    pub fn described(&self) -> usize {
+        self.described_cards().len()
+    }
+
+    /// How the GPUs that were described reach one another.
+    #[must_use]
+    pub fn links(&self) -> Links {
+        let cards = self.described_cards().clone();
+        links::between(&cards, &self.nvml)
     }
 
     /// As the kernel says; as the driver says where the kernel does not know the card.
@@ -145,27 +170,27 @@ impl Session {
             .unwrap_or_else(|_unknown| card.memory_affinity().ok().flatten())
     }
 
-    fn handles(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn described_cards(&self) -> MutexGuard<'_, Vec<Linked>> {
+        (self.described)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The card of this UUID, as it was described.
     fn card(&self, uuid: &str) -> Result<Card<'_>, NvmlError> {
-        let handle = self.handles().get(uuid).copied();
+        let described = self.described_cards();
+        let known = described.iter().find(|card| card.uuid == uuid);
         Ok(Card {
             nvml: &self.nvml,
-            handle: handle.ok_or(NvmlError::NotFound)?,
+            handle: known.ok_or(NvmlError::NotFound)?.handle,
         })
     }
 
-    /// Listens to these GPUs. The error says what cannot be heard and why.
-    pub fn listen(&self, uuids: &[String]) -> Result<Listener<'_>, String> {
-        let handles = self.handles();
-        let cards: Vec<(String, Handle)> = uuids
-            .iter()
-            .filter_map(|uuid| Some((uuid.clone(), *handles.get(uuid)?)))
+    /// Listens to the GPUs that were described. The error says what cannot be heard and why.
+    pub fn listen(&self) -> Result<Listener<'_>, String> {
+        let cards: Vec<(String, Handle)> = (self.described_cards().iter())
+            .map(|card| (card.uuid.clone(), card.handle))
             .collect();
-        drop(handles);
         Listener::new(&self.nvml, &cards)
     }
 }

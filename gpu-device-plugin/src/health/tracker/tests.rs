@@ -408,6 +408,14 @@ fn what_was_kept_is_known_after_a_restart_and_goes_with_a_reset() {
             .findings()
             .contains(&Finding::NvLinkDown { down: 1, of: 2 })
     );
+    // A driver that says what must be done asks for nothing.
+    let mut fine = Tracker::restored(QUIET, &kept, at(0));
+    let mut asked = seen.clone();
+    asked.state.recovery_known = true;
+    asked.state.nvlinks_up = Some(0b11);
+    fine.answered(&asked, at(1));
+    fine.answered(&asked, at(61));
+    assert!(fine.health().is_healthy());
     let mut reset = Tracker::restored(QUIET, &kept, at(0));
     seen.counters.energy_millijoules = Some(10);
     seen.state.nvlinks_up = Some(0b11);
@@ -442,8 +450,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..3_u64, 0..10_u64).prop_map(|(errors, energy)| Step::Answered(Seen {
             counters: Counters {
                 uncorrected_ecc_errors: Some(errors),
-                corrected_ecc_errors: None,
                 energy_millijoules: Some(energy),
+                ..Counters::default()
             },
             state: State {
                 instances: (0..200).map(|number| (number, 0)).collect(),
