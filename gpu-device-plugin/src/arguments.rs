@@ -161,6 +161,11 @@ pub struct ServeArguments {
     #[arg(long, env = "CREO_CDI_DIR", value_name = "DIR", default_value = "/var/run/cdi", value_parser = absolute_path)]
     pub cdi_dir: PathBuf,
 
+    /// Where it is written down what waits for a reset of a GPU, so that a restart of the plugin
+    /// does not forget it.
+    #[arg(long, env = "CREO_STATE_DIR", value_name = "DIR", default_value = "/var/lib/creo/gpu-device-plugin", value_parser = absolute_path)]
+    pub state_dir: PathBuf,
+
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(
         long,

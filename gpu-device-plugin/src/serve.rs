@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::arguments::ServeArguments;
 use crate::claims::Claiming;
 use crate::config::{Config, ConfigMetrics, Following};
-use crate::driver::{Pace, Snapshot, Watcher};
+use crate::driver::{Pace, Records, Snapshot, Watcher};
 use crate::kubelet::offer::Offers;
 use crate::kubelet::registrar::Registrar;
 use crate::kubelet::standing::Standing;
@@ -28,6 +28,8 @@ use crate::unit::Offered;
 
 /// The kubelet's directory for device plugins, in its own directory.
 const DEVICE_PLUGINS: &str = "device-plugins";
+/// What tells one boot of the machine from another.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// How long the end may take.
 const END: Duration = Duration::from_secs(5);
 
@@ -100,6 +102,7 @@ impl Process {
         let snapshots = self.follow_driver(&config);
         let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
         let (offered, offers) = self.offer(snapshots.clone(), &config, taken_out);
+        self.metrics.show_offered(offered.clone());
         self.register(offers);
         // Only now that every other part has a check of its own.
         configured.holds();
@@ -147,35 +150,22 @@ impl Process {
             events: self.readiness.check("events", not_yet),
         };
         let (sender, snapshots) = watch::channel(Snapshot::default());
-        let pace = Pace {
-            quiet: config.borrow().health.healthy_after,
-            ..Pace::default()
-        };
         let source = self.arguments.driver.source();
-        let watcher = Watcher::new(source, pace, self.metrics.clone(), sender)
-            .ignoring(self.ignored_xids(config));
+        let mut watcher = Watcher::new(source, Pace::default(), self.metrics.clone(), sender)
+            .ruled_by(config.clone());
+        match std::fs::read_to_string(BOOT) {
+            Ok(boot) => {
+                watcher = watcher.recording(Records::new(&self.arguments.state_dir, &boot));
+            }
+            // Without it, what is written down would outlive a reboot.
+            Err(error) => tracing::warn!(
+                "what waits for a reset is not written down: {BOOT} cannot be read: {error}"
+            ),
+        }
         self.tasks.spawn(watcher.run(self.stop.clone()));
         let following = checks.follow(snapshots.clone(), self.stop.clone());
         self.tasks.spawn(following);
         snapshots
-    }
-
-    /// The XIDs that are ignored, as the configuration changes.
-    fn ignored_xids(
-        &self,
-        config: &watch::Receiver<Arc<Config>>,
-    ) -> watch::Receiver<BTreeSet<u64>> {
-        let mut config = config.clone();
-        let first = config.borrow_and_update().health.ignored_xids.clone();
-        let (sender, ignored) = watch::channel(first);
-        let following = async move {
-            while config.changed().await.is_ok() {
-                sender.send_replace(config.borrow_and_update().health.ignored_xids.clone());
-            }
-        };
-        let stop = self.stop.clone();
-        self.tasks.spawn(stop.run_until_cancelled_owned(following));
-        ignored
     }
 
     fn offer(

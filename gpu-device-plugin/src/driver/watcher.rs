@@ -17,6 +17,7 @@ use super::{
     Device, Opened, Pace, Readings, Records, Snapshot, no_answer, open, report, silence,
     thread_ended,
 };
+use crate::config::Config;
 use crate::health::{Finding, Kept, Tracker};
 use crate::inventory::{Gpu, Unreadable, Versions};
 use crate::metrics::{Metrics, NvmlCall, NvmlFailure};
@@ -35,7 +36,7 @@ pub struct Watcher {
     metrics: Metrics,
     snapshots: watch::Sender<Snapshot>,
     readings: watch::Sender<Readings>,
-    ignored_xids: watch::Receiver<BTreeSet<u64>>,
+    config: Option<watch::Receiver<Arc<Config>>>,
     records: Option<Records>,
     recorder: Option<Recorder>,
     /// What was read since the readings were told last; nothing of a card that did not answer.
@@ -93,7 +94,7 @@ impl Watcher {
             metrics,
             snapshots,
             readings: watch::Sender::default(),
-            ignored_xids: watch::Sender::default().subscribe(),
+            config: None,
             records: None,
             recorder: None,
             fresh: BTreeMap::new(),
@@ -113,11 +114,11 @@ impl Watcher {
         Self { readings, ..self }
     }
 
-    /// Takes these XIDs for harmless, whatever this plugin knows of them.
+    /// Follows these rules of health as they change, and no longer those of the pace.
     #[must_use]
-    pub fn ignoring(self, ignored_xids: watch::Receiver<BTreeSet<u64>>) -> Self {
+    pub fn ruled_by(self, config: watch::Receiver<Arc<Config>>) -> Self {
         Self {
-            ignored_xids,
+            config: Some(config),
             ..self
         }
     }
@@ -334,16 +335,16 @@ impl Watcher {
     fn reported(&mut self, event: &Happened) {
         let now = self.now();
         self.metrics.xid(&event.uuid, event.xid);
-        if !self.ignored_xids.borrow().contains(&event.xid)
-            && let Some(known) = self.known.get_mut(&event.uuid)
-        {
+        let ignored = (self.config.as_ref())
+            .is_some_and(|config| config.borrow().health.ignored_xids.contains(&event.xid));
+        if !ignored && let Some(known) = self.known.get_mut(&event.uuid) {
             known.heard(event, now);
         }
     }
 
     /// A GPU was described, for the first time or again.
     fn described(&mut self, gpu: Gpu) {
-        let (quiet, now, away) = (self.pace.quiet, self.now(), self.away);
+        let (quiet, now, away) = (self.quiet(), self.now(), self.away);
         let recorder = self.recorder.as_mut();
         let uuid = gpu.uuid.clone();
         if let Some(known) = self.known.get_mut(&uuid) {
@@ -384,6 +385,10 @@ impl Watcher {
     /// Asks every GPU that is not being asked. True while a call hangs.
     fn ask(&mut self, following: &mut Following) -> bool {
         let (now, limit) = (self.now(), self.pace.answer);
+        let quiet = self.quiet();
+        for known in self.known.values_mut() {
+            known.tracker.be_quiet_for(quiet);
+        }
         let silent = following.threads.ask(limit);
         let mut waits = !silent.is_empty();
         for gpu in silent {
@@ -495,6 +500,12 @@ impl Watcher {
             readings.clear();
             changed
         });
+    }
+
+    /// How long a GPU must be without a fault before it is healthy again.
+    fn quiet(&self) -> Duration {
+        let told = (self.config.as_ref()).map(|config| config.borrow().health.healthy_after);
+        told.unwrap_or(self.pace.quiet)
     }
 
     fn now(&self) -> Duration {

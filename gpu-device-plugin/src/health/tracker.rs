@@ -286,6 +286,11 @@ impl Tracker {
         tracker
     }
 
+    /// From now on, a GPU must be without a finding for this long.
+    pub fn be_quiet_for(&mut self, quiet: Duration) {
+        self.quiet = quiet;
+    }
+
     /// What must be known when this process starts again.
     #[must_use]
     pub fn kept(&self) -> Kept {

@@ -101,6 +101,8 @@ fn serving_ends_in_order_when_it_is_told_to_even_while_the_driver_hangs() {
         .arg(machine.kubelet_directory().parent().unwrap())
         .arg("--cdi-dir")
         .arg(machine.cdi_specification().parent().unwrap())
+        .arg("--state-dir")
+        .arg(machine.state_directory())
         .env_remove("NODE_NAME")
         .stderr(Stdio::null())
         .spawn()

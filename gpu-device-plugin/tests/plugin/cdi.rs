@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::str::FromStr as _;
 
 use creo_gpu_device_plugin::cdi::{Injection, Source, Spec, existing, write};
 use creo_gpu_device_plugin::inventory::{Gpu, Mig, MigDevice};

@@ -71,6 +71,11 @@ impl Machine {
         self.root.path().join("sys")
     }
 
+    /// Where the plugin keeps what waits for a reset.
+    pub fn state_directory(&self) -> PathBuf {
+        self.root.path().join("state")
+    }
+
     fn libraries(&self) -> PathBuf {
         self.driver_root().join("usr/lib/x86_64-linux-gnu")
     }
@@ -182,6 +187,7 @@ impl Machine {
             format!("--sysfs-root={}", path(&self.sysfs_root())),
             format!("--procfs-root={}", path(&root.join("proc"))),
             format!("--cdi-dir={}", path(&root.join("cdi"))),
+            format!("--state-dir={}", path(&self.state_directory())),
             format!("--metrics-address={port}"),
         ];
         line.extend(flags.iter().map(|flag| (*flag).to_owned()));

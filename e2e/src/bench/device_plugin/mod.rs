@@ -180,6 +180,8 @@ impl Machine {
             .arg(root.path().join("kubelet"))
             .arg("--cdi-dir")
             .arg(root.path().join("cdi"))
+            .arg("--state-dir")
+            .arg(root.path().join("state"))
             .args(["--metrics-address", "127.0.0.1:0", "--healthy-after", "0s"])
             .env_remove("NODE_NAME")
             .stdin(Stdio::null())
