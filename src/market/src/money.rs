@@ -8,6 +8,7 @@
 pub mod amount;
 pub mod bond;
 pub mod epoch;
+pub mod export;
 mod invalid;
 pub mod merkle;
 pub mod objectives;

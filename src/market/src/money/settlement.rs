@@ -38,7 +38,7 @@ pub struct EpochCharge {
 
 /// What became of one charge. Charge = node's credit + parts; the hub's credit
 /// comes from the platform.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Settled {
     /// What the customer gets back of the charge for the node's faults, in
     /// micro-credits, rounded down. Node, validators and platform each get their

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The parts of a charge, which sum to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Parts {
     /// The node's part, in micro-credits: rounded towards zero.
     pub node_micro: i64,

@@ -1,0 +1,13 @@
+//! Histories as text, and long random ones of them.
+//!
+//! A history is what the examples of `docs/money.md` are written in, so that
+//! the same text runs here and in a model in another language. The page states
+//! the grammar.
+
+mod check;
+mod random;
+mod script;
+
+pub use check::check;
+pub use random::{Report, history, run};
+pub use script::{Script, ScriptError, Transcript};
