@@ -5,9 +5,11 @@
 //! the grammar.
 
 mod check;
+mod model;
 mod random;
 mod script;
 
 pub use check::check;
+pub use model::Model;
 pub use random::{Report, history, run};
 pub use script::{Script, ScriptError, Transcript};

@@ -167,6 +167,7 @@ fn pay(draft: &mut Draft, operation: &Operation) -> Result<(), Stop> {
         return Ok(());
     };
     let mut state = settling(draft, *epoch)?.clone();
+    let sealed_at_ms = state.sealed_at_ms;
     let validation = Account::single(Kind::Validation);
     // The account's own sign allows any balance, so the epoch counts.
     if *validator_micro > state.validators_left_micro {
@@ -198,7 +199,9 @@ fn pay(draft: &mut Draft, operation: &Operation) -> Result<(), Stop> {
     let at_ms = draft.at_ms;
     let free_at_ms = draft.parameters().epoch.free_at_ms(at_ms);
     draft.account_mut(&payout)?.free_at_ms = Some(free_at_ms);
-    let since_ms = at_ms - draft.parameters().bond.pay_ms;
+    // Later epochs are closed later, and count no pay from before this.
+    let sealed_at_ms = sealed_at_ms.unwrap_or(at_ms);
+    let since_ms = sealed_at_ms - draft.parameters().bond.pay_ms;
     change_owner(draft, account, |owner| {
         owner
             .pays

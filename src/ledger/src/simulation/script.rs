@@ -10,7 +10,7 @@ use crate::{Account, Entry, LedgerParameters, Operation, Refusal, Sign, State, S
 enum Line {
     /// `@ DAY HH:MM:SS.mmm`: from now on it is this time.
     At(i64),
-    /// `? OPERATION`: happens or is refused.
+    /// `? OPERATION`: happens or is refused, for whatever reason.
     Try(Operation),
     /// `> OPERATION`: happens.
     Accept(Operation),
@@ -124,10 +124,7 @@ impl Run {
         match line {
             Line::At(at_ms) => self.now_ms = *at_ms,
             Line::Try(operation) => {
-                let word = match self.post(operation)? {
-                    Ok(word) => word,
-                    Err(refusal) => refusal.reason(),
-                };
+                let word = self.post(operation)?.unwrap_or("refused");
                 let _ = writeln!(self.text, "{word}");
             }
             Line::Accept(operation) => {
@@ -194,8 +191,8 @@ impl Run {
                 plan.export.verify().map_err(|error| error.to_string())?;
                 let mut word = "ok";
                 for operation in plan.operations {
-                    if let Err(refusal) = self.post(&operation)? {
-                        word = refusal.reason();
+                    if self.post(&operation)?.is_err() {
+                        word = "refused";
                         break;
                     }
                 }
