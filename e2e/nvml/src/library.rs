@@ -427,7 +427,12 @@ impl Library {
     /// The next event of this set, waiting for it as long as allowed.
     pub(crate) fn wait(&self, set: sys::nvmlEventSet_t, limit: Duration) -> Answer<Happened> {
         let began = Instant::now();
-        // Before the first look, so that no change between look and sleep is missed.
+        // What is there is given at once: to end a watch takes the kernel milliseconds, in
+        // which a burst of events would pile up.
+        if let Some(event) = self.memory().next_event(&self.directory, set)? {
+            return Ok(event);
+        }
+        // Before the next look, so that no change between look and sleep is missed.
         let notices = watch(&self.directory);
         loop {
             if let Some(event) = self.memory().next_event(&self.directory, set)? {

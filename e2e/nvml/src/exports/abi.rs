@@ -97,6 +97,21 @@ impl<T: Copy> Array<T> {
         self.write(values)
     }
 
+    /// The way in which a count of nothing asks for the number alone, and as many are given as
+    /// there is room for.
+    pub(super) fn fill_or_count(&self, count: &InOut<c_uint>, values: &[T]) -> Answer<()> {
+        let room = usize::try_from(count.get()?).map_err(|_| UNKNOWN)?;
+        if room > 0 {
+            self.write(values.get(..room).unwrap_or(values))?;
+        }
+        let given = if room == 0 {
+            values.len()
+        } else {
+            values.len().min(room)
+        };
+        count.put(c_uint::try_from(given).map_err(|_| UNKNOWN)?)
+    }
+
     /// The way without a count of the caller's: there is room for as many as there can be,
     /// or only their number is wanted.
     pub(super) fn fill_all(&self, count: &Out<c_uint>, values: &[T]) -> Answer<()> {

@@ -9,7 +9,7 @@ use nvml_wrapper_sys::bindings as sys;
 use sys::{field_id as ids, nvmlDevice_t};
 
 use super::abi::Array;
-use super::readings::{now_us, violation_ns};
+use super::readings::{lowest_limit_milliwatts, now_us, violation_ns};
 use super::topology::one_link;
 use crate::library::{Answer, INVALID_ARGUMENT, NOT_SUPPORTED};
 use crate::state::{Gpu, Link};
@@ -41,7 +41,10 @@ fn fill(gpu: &Gpu, mut asked: sys::nvmlFieldValue_t) -> sys::nvmlFieldValue_t {
             (asked.valueType, asked.value) = match found {
                 Figure::Unsigned(value) => (
                     sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
-                    sys::nvmlValue_t { uiVal: value },
+                    // The wider field, so that the rest of the value is zero.
+                    sys::nvmlValue_t {
+                        ullVal: u64::from(value),
+                    },
                 ),
                 Figure::Long(value) => (
                     sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
@@ -189,6 +192,7 @@ fn board_figure(gpu: &Gpu, field: c_uint) -> Answer<Figure> {
         ids::NVML_FI_DEV_POWER_AVERAGE | ids::NVML_FI_DEV_POWER_INSTANT => {
             Unsigned(gpu.power_milliwatts)
         }
+        ids::NVML_FI_DEV_POWER_MIN_LIMIT => Unsigned(lowest_limit_milliwatts(gpu)),
         ids::NVML_FI_DEV_POWER_MAX_LIMIT | ids::NVML_FI_DEV_POWER_DEFAULT_LIMIT => {
             Unsigned(gpu.profile.power_limit_milliwatts)
         }
@@ -196,12 +200,13 @@ fn board_figure(gpu: &Gpu, field: c_uint) -> Answer<Figure> {
             Unsigned(gpu.power_limit_milliwatts)
         }
         // Only stacked memory has a sensor of its own.
-        ids::NVML_FI_DEV_MEMORY_TEMP if gpu.profile.mig.is_some() => {
+        ids::NVML_FI_DEV_MEMORY_TEMP if gpu.profile.has_stacked_memory() => {
             Unsigned(gpu.temperature_celsius)
         }
-        ids::NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED => Unsigned(u32::from(
-            gpu.profile.architecture >= sys::NVML_DEVICE_ARCH_HOPPER && gpu.profile.mig.is_some(),
-        )),
+        ids::NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED
+        | ids::NVML_FI_DEV_IS_MIG_MODE_INDEPENDENT_MIG_QUERY_CAPABLE => {
+            Unsigned(u32::from(gpu.profile.mig_needs_no_reset()))
+        }
         _ => return Err(NOT_SUPPORTED),
     })
 }

@@ -86,12 +86,12 @@ export! {
 
     fn nvmlDeviceGetGpuInstanceProfileInfoV(call, device: nvmlDevice_t, profile: c_uint, info: InOut<sys::nvmlGpuInstanceProfileInfo_v2_t>) {
         let gpu = call.card(device)?;
-        put_profile(&info, || profile_by_number(&gpu, profile))
+        put_profile(&info, || queryable(&gpu).and_then(|()| profile_by_number(&gpu, profile)))
     }
 
     fn nvmlDeviceGetGpuInstanceProfileInfoByIdV(call, device: nvmlDevice_t, id: c_uint, info: InOut<sys::nvmlGpuInstanceProfileInfo_v2_t>) {
         let gpu = call.card(device)?;
-        put_profile(&info, || profile_by_id(&gpu, id))
+        put_profile(&info, || queryable(&gpu).and_then(|()| profile_by_id(&gpu, id)))
     }
 
     fn nvmlDeviceGetGpuInstancePossiblePlacements_v2(call, device: nvmlDevice_t, id: c_uint, places: Array<sys::nvmlGpuInstancePlacement_t>, count: Out<c_uint>) {
@@ -226,6 +226,14 @@ fn enabled(gpu: &Device) -> Answer<()> {
     } else {
         Err(NOT_SUPPORTED)
     }
+}
+
+/// Whether the versioned questions about profiles are answered: older cards want the mode.
+fn queryable(gpu: &Device) -> Answer<()> {
+    if gpu.profile.mig_needs_no_reset() {
+        return Ok(());
+    }
+    enabled(gpu)
 }
 
 fn numbers(instance: &GpuInstance, compute: &ComputeInstance) -> Partition {

@@ -63,7 +63,7 @@ export! {
 
     fn nvmlDeviceGetPowerManagementLimitConstraints(call, device: nvmlDevice_t, lowest: Out<c_uint>, highest: Out<c_uint>) {
         let gpu = call.card(device)?;
-        lowest.put(gpu.profile.power_limit_milliwatts / 100 * LOWEST_LIMIT_PERCENT)?;
+        lowest.put(lowest_limit_milliwatts(&gpu))?;
         highest.put(gpu.profile.power_limit_milliwatts)
     }
 
@@ -151,7 +151,8 @@ export! {
     fn nvmlDeviceGetCurrPcieLinkGeneration(call, device: nvmlDevice_t, generation: Out<c_uint>) {
         let gpu = call.card(device)?;
         // An idle link goes down to the first generation to save power.
-        let usual = if gpu.is_busy() { gpu.profile.pcie_generation } else { 1 };
+        let full = gpu.is_busy() || gpu.profile.has_stacked_memory();
+        let usual = if full { gpu.profile.pcie_generation } else { 1 };
         generation.put(gpu.pcie.generation.unwrap_or(usual))
     }
 
@@ -190,8 +191,13 @@ fn unpartitioned(call: &Call, device: nvmlDevice_t) -> Answer<Device> {
     Ok(device)
 }
 
+/// The lowest power limit that can be set.
+pub(super) fn lowest_limit_milliwatts(gpu: &Gpu) -> c_uint {
+    gpu.profile.power_limit_milliwatts / 100 * LOWEST_LIMIT_PERCENT
+}
+
 fn performance_state(gpu: &Gpu) -> sys::nvmlPstates_t {
-    if gpu.is_busy() {
+    if gpu.is_busy() || gpu.profile.has_stacked_memory() {
         sys::nvmlPStates_enum_NVML_PSTATE_0
     } else {
         sys::nvmlPStates_enum_NVML_PSTATE_8
@@ -211,7 +217,7 @@ fn limit_celsius(gpu: &Gpu, threshold: sys::nvmlTemperatureThresholds_t) -> Answ
         SLOWDOWN => Ok(89),
         HIGHEST => Ok(87),
         // Only stacked memory has a sensor of its own.
-        MEMORY if gpu.profile.mig.is_some() => Ok(95),
+        MEMORY if gpu.profile.has_stacked_memory() => Ok(95),
         COUNT.. => Err(INVALID_ARGUMENT),
         _ => Err(NOT_SUPPORTED),
     }
@@ -229,10 +235,13 @@ fn max_clock_mhz(gpu: &Gpu, clock: sys::nvmlClockType_t) -> Answer<u32> {
 
 fn clock_mhz(gpu: &Gpu, clock: sys::nvmlClockType_t) -> Answer<u32> {
     let highest = max_clock_mhz(gpu, clock)?;
+    let is_memory = clock == sys::nvmlClockType_enum_NVML_CLOCK_MEM;
+    if is_memory && gpu.profile.has_stacked_memory() {
+        return Ok(highest);
+    }
     if !gpu.is_busy() {
         return Ok(IDLE_CLOCK_MHZ);
     }
-    let is_memory = clock == sys::nvmlClockType_enum_NVML_CLOCK_MEM;
     // What holds the clocks down halves them.
     let slow = gpu.clocks_event_reasons != 0 && !is_memory;
     Ok(if slow { highest / 2 } else { highest })

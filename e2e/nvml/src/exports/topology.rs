@@ -34,7 +34,7 @@ export! {
             .filter(|other| level_of(nearness(&gpu, other)) == level)
             .map(|other| other.handle_of(Handle::Card))
             .collect();
-        nearest.fill(&count, &found)
+        nearest.fill_or_count(&count, &found)
     }
 
     fn nvmlDeviceGetP2PStatus(call, one: nvmlDevice_t, two: nvmlDevice_t, index: sys::nvmlGpuP2PCapsIndex_t, status: Out<sys::nvmlGpuP2PStatus_t>) {
@@ -177,7 +177,7 @@ fn p2p(one: &Gpu, two: &Gpu, index: sys::nvmlGpuP2PCapsIndex_t) -> Answer<sys::n
         return Err(INVALID_ARGUMENT);
     }
     if one.uuid == two.uuid {
-        return Err(INVALID_ARGUMENT);
+        return Ok(OK);
     }
     let linked = joined(one, two);
     let over_pci = if one.profile.brand == sys::nvmlBrandType_enum_NVML_BRAND_GEFORCE {

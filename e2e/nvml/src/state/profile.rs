@@ -65,6 +65,20 @@ impl Profile {
         self.ecc_enabled && self.architecture >= sys::NVML_DEVICE_ARCH_AMPERE
     }
 
+    /// Whether the card's memory is stacked on it (HBM), as that of all cards that can be
+    /// partitioned is. Such cards keep the clock of their memory, their performance state
+    /// and their PCIe link when they are idle.
+    #[must_use]
+    pub fn has_stacked_memory(&self) -> bool {
+        self.mig.is_some()
+    }
+
+    /// Whether its MIG mode changes without a reset, and its profiles are told without it.
+    #[must_use]
+    pub fn mig_needs_no_reset(&self) -> bool {
+        self.mig.is_some() && self.architecture >= sys::NVML_DEVICE_ARCH_HOPPER
+    }
+
     /// What programs can have of its memory, in bytes.
     #[must_use]
     pub fn usable_bytes(&self) -> u64 {

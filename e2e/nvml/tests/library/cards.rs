@@ -41,7 +41,7 @@ fn a_card_answers_what_its_profile_says() {
     assert!(device.is_ecc_enabled().unwrap().currently_enabled);
     assert!(device.is_in_persistent_mode().unwrap());
     assert_eq!(device.max_clock_info(Clock::SM).unwrap(), 1980);
-    assert_eq!(device.performance_state().unwrap(), PerformanceState::Eight);
+    assert_eq!(device.performance_state().unwrap(), PerformanceState::Zero);
     assert_eq!(device.max_pcie_link_gen().unwrap(), 5);
 }
 

@@ -133,7 +133,12 @@ fn a_thousand_xids_at_once_are_told_in_their_order() {
         assert_eq!(event.event_data, Some(XidError::Value(code)));
     }
     assert!(matches!(set.wait(0), Err(NvmlError::Timeout)));
-    assert!(began.elapsed() < Duration::from_secs(20));
+    // As fast as they can happen, on a machine that has other things to do as well.
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{
-    Clock, EccCounter, MemoryError, MemoryLocation, PcieUtilCounter, RetirementCause,
-    TemperatureThreshold,
+    Clock, EccCounter, MemoryError, MemoryLocation, PcieUtilCounter, PerformanceState,
+    RetirementCause, TemperatureThreshold,
 };
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
@@ -172,4 +172,20 @@ fn figures_are_given_by_their_numbers_each_with_a_code_of_its_own() {
         plain.nvmlDeviceGetFieldValues(card(&plain, 0), count, std::ptr::null_mut())
     };
     assert_eq!([ask(0), ask(-1), ask(1)], [INVALID_ARGUMENT; 3]);
+}
+
+#[test]
+fn only_cards_without_stacked_memory_slow_down_when_they_are_idle() {
+    for (profile, state, generation, memory_mhz) in [
+        ("h100-80gb", PerformanceState::Zero, 5, 2619),
+        ("l40s", PerformanceState::Eight, 1, 210),
+    ] {
+        let machine = machine(profile, 1);
+        let nvml = machine.open();
+        let device = nvml.device_by_index(0).unwrap();
+        assert_eq!(device.performance_state().unwrap(), state);
+        assert_eq!(device.current_pcie_link_gen().unwrap(), generation);
+        assert_eq!(device.clock_info(Clock::Memory).unwrap(), memory_mhz);
+        assert_eq!(device.clock_info(Clock::SM).unwrap(), 210);
+    }
 }

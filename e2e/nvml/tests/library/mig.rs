@@ -215,8 +215,8 @@ fn the_kind_of_a_partition_follows_from_the_profile_that_its_instance_names() {
 
 #[test]
 fn profiles_are_told_in_the_version_that_is_asked_for() {
-    let machine = machine("h200-141gb", 1);
-    let nvml = machine.begin();
+    let newer = machine("h200-141gb", 1);
+    let nvml = newer.begin();
     let device = card(&nvml, 0);
     // SAFETY: an all-zero structure is a valid one; the pointers are to local variables.
     unsafe {
@@ -232,6 +232,13 @@ fn profiles_are_told_in_the_version_that_is_asked_for() {
         assert_eq!((third.id, third.memorySizeMB), (9, 71_424));
         let code = nvml.nvmlDeviceGetGpuInstanceProfileInfoV(device, 17, &raw mut second);
         assert_eq!(code, INVALID_ARGUMENT);
+        let older = machine("a100-80gb", 1);
+        let nvml = older.begin();
+        let device = card(&nvml, 0);
+        let ask = |info| nvml.nvmlDeviceGetGpuInstanceProfileInfoV(device, 2, info);
+        assert_eq!(ask(&raw mut second), NOT_SUPPORTED);
+        older.inject(0, "mig on");
+        assert_eq!(ask(&raw mut second), OK);
         let mut count = 0;
         let code = nvml.nvmlDeviceGetGpuInstancePossiblePlacements_v2(
             device,

@@ -126,6 +126,26 @@ fn peers_reach_each_other_over_links_or_a_bridge_that_they_share() {
 }
 
 #[test]
+fn the_number_of_near_cards_is_asked_with_room_for_none() {
+    let machine = laid_out("h100-80gb", 8, Layout::NvSwitch);
+    let nvml = machine.begin();
+    let device = card(&nvml, 0);
+    let level = sys::nvmlGpuLevel_enum_NVML_TOPOLOGY_SYSTEM;
+    let mut count = 0;
+    let mut near = [std::ptr::null_mut(); 2];
+    // SAFETY: the pointers are to local variables with the room that is said.
+    unsafe {
+        let ask = |count, near| nvml.nvmlDeviceGetTopologyNearestGpus(device, level, count, near);
+        assert_eq!((ask(&raw mut count, std::ptr::null_mut()), count), (OK, 4));
+        count = 2;
+        assert_eq!((ask(&raw mut count, near.as_mut_ptr()), count), (OK, 2));
+        assert_eq!(near, [card(&nvml, 4), card(&nvml, 5)]);
+        let code = ask(&raw mut count, std::ptr::null_mut());
+        assert_eq!(code, INVALID_ARGUMENT);
+    }
+}
+
+#[test]
 fn a_card_names_the_memory_and_processors_of_its_numa_node() {
     let machine = laid_out("l40s", 4, Layout::Numa);
     let nvml = machine.begin();
