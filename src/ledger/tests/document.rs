@@ -1,6 +1,8 @@
 //! `docs/money.md` is true: its tables are those of the code, and its examples
 //! happen as it says.
 
+#![cfg(test)]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use creo_ledger::{

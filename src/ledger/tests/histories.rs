@@ -1,5 +1,7 @@
 //! Random histories: what must hold whatever happens.
 
+#![cfg(test)]
+
 use std::path::Path;
 
 use creo_ledger::simulation::{Model, Report, history, run};
