@@ -166,6 +166,15 @@ pub struct ServeArguments {
     #[arg(long, env = "CREO_STATE_DIR", value_name = "DIR", default_value = "/var/lib/creo/gpu-device-plugin", value_parser = absolute_path)]
     pub state_dir: PathBuf,
 
+    /// The kubelet's pod-resources socket; without it, pod-resources/kubelet.sock in the
+    /// kubelet's directory.
+    #[arg(long, env = "CREO_POD_RESOURCES_SOCKET", value_name = "FILE", value_parser = absolute_path)]
+    pub pod_resources_socket: Option<PathBuf>,
+
+    /// Where the kubelet keeps the logs of pods, which joins the names of pods and their UIDs.
+    #[arg(long, env = "CREO_POD_LOGS_DIR", value_name = "DIR", default_value = "/var/log/pods", value_parser = absolute_path)]
+    pub pod_logs_dir: PathBuf,
+
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(
         long,
@@ -182,6 +191,17 @@ pub struct ServeArguments {
     /// Logging.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+impl ServeArguments {
+    /// The kubelet's pod-resources socket.
+    #[must_use]
+    pub fn pod_resources_socket(&self) -> PathBuf {
+        let in_its_place = || self.kubelet_dir.join("pod-resources/kubelet.sock");
+        self.pod_resources_socket
+            .clone()
+            .unwrap_or_else(in_its_place)
+    }
 }
 
 /// How the inventory is printed.

@@ -16,6 +16,7 @@ pub mod kubelet;
 pub mod metrics;
 pub mod offer;
 pub mod pod_resources;
+pub mod processes;
 pub mod resource;
 pub mod serve;
 pub mod unit;

@@ -1,28 +1,34 @@
 //! The plugin as a process: everything started, wired and stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::prometheus::IntGauge;
 use creo_process::client::{self, CALL_TIMEOUT, ClientMetrics, ClientOptions, ConnectError};
 use creo_process::probes::{Check, Probes, ProbesError, Readiness};
 use creo_process::prometheus::{self, Registry};
 use creo_process::shutdown::drain;
 use kube::Client;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::arguments::ServeArguments;
 use crate::claims::Claiming;
 use crate::config::{Config, ConfigMetrics, Following};
-use crate::driver::{Pace, Records, Snapshot, Watcher};
+use crate::driver::{Pace, Readings, Records, Snapshot, Watcher};
 use crate::kubelet::offer::Offers;
 use crate::kubelet::registrar::Registrar;
 use crate::kubelet::standing::Standing;
 use crate::metrics::Metrics;
 use crate::offer::{Offering, Sources};
+use crate::pod_resources::{self, PodsByDevice};
+use crate::processes::host::Host;
+use crate::processes::tracker::Patience;
+use crate::processes::{self, Uses};
 use crate::resource::Resource;
 use crate::unit::Offered;
 
@@ -30,6 +36,8 @@ use crate::unit::Offered;
 const DEVICE_PLUGINS: &str = "device-plugins";
 /// What tells one boot of the machine from another.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+/// Time between two looks at whose processes run on the GPUs.
+const PROCESSES: Duration = Duration::from_secs(1);
 /// How long the end may take.
 const END: Duration = Duration::from_secs(5);
 
@@ -56,6 +64,7 @@ pub async fn serve(arguments: ServeArguments, stop: CancellationToken) -> Result
         metrics: Metrics::register(&registry)?,
         config_metrics: ConfigMetrics::register(&registry)?,
         client_metrics: ClientMetrics::register(&registry)?,
+        pod_resources_up: pod_resources::register_up(&registry)?,
         readiness: readiness.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -81,6 +90,7 @@ struct Said {
     resource: Resource,
     snapshots: watch::Receiver<Snapshot>,
     offered: watch::Receiver<Offered>,
+    uses: watch::Receiver<Uses>,
     out_of_service: watch::Sender<BTreeSet<String>>,
 }
 
@@ -90,6 +100,7 @@ struct Process {
     metrics: Metrics,
     config_metrics: ConfigMetrics,
     client_metrics: ClientMetrics,
+    pod_resources_up: IntGauge,
     readiness: Readiness,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -99,11 +110,15 @@ impl Process {
     /// Starts every part, once there is a configuration.
     async fn start(self, configured: Check) {
         let config = self.configure(&configured).await;
-        let snapshots = self.follow_driver(&config);
+        let (readings_sender, readings) = watch::channel(Readings::new());
+        let snapshots = self.follow_driver(&config, readings_sender);
         let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
         let (offered, offers) = self.offer(snapshots.clone(), &config, taken_out);
         self.metrics.show_offered(offered.clone());
         self.register(offers);
+        let ask = Arc::new(Notify::new());
+        let pods = self.follow_pods(Arc::clone(&ask));
+        let uses = self.follow_processes(readings, pods, ask);
         // Only now that every other part has a check of its own.
         configured.holds();
         let resource = config.borrow().resource.clone();
@@ -113,6 +128,7 @@ impl Process {
                 resource,
                 snapshots,
                 offered,
+                uses,
                 out_of_service,
             };
             self.claim(node_name, said).await;
@@ -143,7 +159,11 @@ impl Process {
         config
     }
 
-    fn follow_driver(&self, config: &watch::Receiver<Arc<Config>>) -> watch::Receiver<Snapshot> {
+    fn follow_driver(
+        &self,
+        config: &watch::Receiver<Arc<Config>>,
+        readings: watch::Sender<Readings>,
+    ) -> watch::Receiver<Snapshot> {
         let not_yet = "the NVIDIA driver has not answered yet";
         let checks = Checks {
             driver: self.readiness.check("driver", not_yet),
@@ -152,7 +172,8 @@ impl Process {
         let (sender, snapshots) = watch::channel(Snapshot::default());
         let source = self.arguments.driver.source();
         let mut watcher = Watcher::new(source, Pace::default(), self.metrics.clone(), sender)
-            .ruled_by(config.clone());
+            .ruled_by(config.clone())
+            .telling(readings);
         match std::fs::read_to_string(BOOT) {
             Ok(boot) => {
                 watcher = watcher.recording(Records::new(&self.arguments.state_dir, &boot));
@@ -207,6 +228,46 @@ impl Process {
         self.tasks.spawn(registrar.run(self.stop.clone()));
     }
 
+    /// Follows which pod has which device, as far as the kubelet tells. What needs to know says
+    /// so where it does not: no GPU is worse for it.
+    fn follow_pods(&self, allocated: Arc<Notify>) -> watch::Receiver<Option<PodsByDevice>> {
+        let (pods, followed) = watch::channel(None);
+        let socket = self.arguments.pod_resources_socket();
+        let watcher = pod_resources::Watcher {
+            client: pod_resources::Client::new(&socket, pod_resources::CALL),
+            pace: pod_resources::Pace::default(),
+            allocated,
+            pods,
+            up: self.pod_resources_up.clone(),
+        };
+        self.tasks.spawn(watcher.run(self.stop.clone()));
+        followed
+    }
+
+    /// Follows whose processes run on the GPUs.
+    fn follow_processes(
+        &self,
+        readings: watch::Receiver<Readings>,
+        pods: watch::Receiver<Option<PodsByDevice>>,
+        ask: Arc<Notify>,
+    ) -> watch::Receiver<Uses> {
+        let (uses, followed) = watch::channel(Uses::new());
+        let watcher = processes::watcher::Watcher {
+            host: Host {
+                procfs: PathBuf::from("/proc"),
+                pod_logs: self.arguments.pod_logs_dir.clone(),
+            },
+            every: PROCESSES,
+            patience: Patience::default(),
+            readings,
+            pods,
+            ask,
+            uses,
+        };
+        self.tasks.spawn(watcher.run(self.stop.clone()));
+        followed
+    }
+
     async fn claim(&self, node_name: String, said: Said) {
         match connect(self.client_metrics.clone()).await {
             Ok(client) => {
@@ -216,6 +277,7 @@ impl Process {
                     resource: said.resource,
                     snapshots: said.snapshots,
                     offered: said.offered,
+                    uses: said.uses,
                     out_of_service: said.out_of_service,
                     metrics: self.metrics.clone(),
                 };

@@ -4,21 +4,23 @@ use std::collections::BTreeSet;
 
 use creo_api::condition::MAX_MESSAGE_CHARS;
 use creo_api::creo_node::{
-    ClaimedFinding, ClaimedGpu, ClaimedLink, ClaimedPartition, ClaimedPcieLink, Claims, LinkOver,
-    MAX_FINDING_CHARS, MAX_FINDINGS, MAX_GPUS, MAX_LINKS, MAX_MEMORY_BYTES, MAX_MODEL_CHARS,
-    MAX_PARTITION_REASON_CHARS, MAX_PARTITIONS, MAX_REASON_CHARS, MAX_SHARES, MAX_UUID_CHARS,
-    MigMode, NotOffered, OfferedAs, Severity,
+    ClaimedFinding, ClaimedGpu, ClaimedLink, ClaimedPartition, ClaimedPcieLink, Claims, GpuUse,
+    LinkOver, MAX_FINDING_CHARS, MAX_FINDINGS, MAX_GPUS, MAX_LINKS, MAX_MEMORY_BYTES,
+    MAX_MODEL_CHARS, MAX_PARTITION_REASON_CHARS, MAX_PARTITIONS, MAX_REASON_CHARS, MAX_SHARES,
+    MAX_UUID_CHARS, MigMode, NotOffered, OfferedAs, Severity,
 };
 
 use crate::driver::{Device, Snapshot};
 use crate::health::{self, Health};
 use crate::inventory::{Link, LinkKind, Mig, MigDevice, PcieLink};
+use crate::processes::{Use, Uses};
 use crate::resource::Resource;
 use crate::unit::{Offered, Part, Unit, Withheld};
 
-/// What the node says of itself, given what its driver says and what of it is offered.
+/// What the node says of itself, given what its driver says, what of it is offered and whose
+/// processes run on it.
 #[must_use]
-pub fn claims(snapshot: &Snapshot, offered: &Offered, resource: &Resource) -> Claims {
+pub fn claims(snapshot: &Snapshot, offered: &Offered, uses: &Uses, resource: &Resource) -> Claims {
     let versions = snapshot.driver.as_ref().ok();
     let known = |text: &String| (!text.is_empty()).then(|| text.clone());
     Claims {
@@ -29,13 +31,13 @@ pub fn claims(snapshot: &Snapshot, offered: &Offered, resource: &Resource) -> Cl
             .devices
             .iter()
             .take(MAX_GPUS)
-            .map(|device| claimed(device, offered))
+            .map(|device| claimed(device, offered, uses))
             .collect(),
         message: message(snapshot),
     }
 }
 
-fn claimed(device: &Device, offered: &Offered) -> ClaimedGpu {
+fn claimed(device: &Device, offered: &Offered, uses: &Uses) -> ClaimedGpu {
     let gpu = &device.gpu;
     let offer = Offer::of(&gpu.uuid, offered);
     // A unit may be ill where the device is not: a person took it out of service.
@@ -78,7 +80,17 @@ fn claimed(device: &Device, offered: &Offered) -> ClaimedGpu {
         ecc_enabled: gpu.ecc_enabled,
         power_limit_milliwatts: gpu.power_limit_milliwatts.map(i64::from),
         links: links(&gpu.links),
-        in_use: None,
+        in_use: uses.get(&gpu.uuid).map(in_use),
+    }
+}
+
+fn in_use(seen: &Use) -> GpuUse {
+    match seen {
+        Use::Idle => GpuUse::Idle,
+        Use::Ours => GpuUse::InUse,
+        Use::OwnerBusy { .. } => GpuUse::OwnerBusy,
+        Use::Intruder { .. } => GpuUse::Intruder,
+        Use::Unknown => GpuUse::Unknown,
     }
 }
 
@@ -316,6 +328,7 @@ mod tests {
                 device(Health::of([Finding::Xid(79)])),
             ]),
             &Offered::default(),
+            &Uses::from([("GPU-3".to_owned(), Use::Ours)]),
             &resource(),
         );
         assert_eq!(claims.driver_version.as_deref(), Some("570.133.20"));
@@ -335,6 +348,7 @@ mod tests {
                     reason: "NotDecided".to_owned(),
                     message: "the device plugin has not decided yet how to offer it".to_owned(),
                 }),
+                in_use: Some(GpuUse::InUse),
                 ..ClaimedGpu::default()
             }
         );
@@ -354,7 +368,7 @@ mod tests {
             driver: Err("no NVIDIA driver: install it".to_owned()),
             ..Snapshot::default()
         };
-        let claims = claims(&without, &Offered::default(), &resource());
+        let claims = claims(&without, &Offered::default(), &Uses::new(), &resource());
         assert_eq!(claims.driver_version, None);
         assert_eq!(
             claims.message.as_deref(),
@@ -370,7 +384,7 @@ mod tests {
             index: 1,
             why: "GPU is lost".to_owned(),
         });
-        let message = claims(&some, &Offered::default(), &resource()).message;
+        let message = claims(&some, &Offered::default(), &Uses::new(), &resource()).message;
         assert_eq!(
             message.as_deref(),
             Some("GPU 1 cannot be read: GPU is lost")
@@ -384,7 +398,7 @@ mod tests {
         huge.gpu.memory_bytes = u64::MAX;
         let mut many = snapshot(vec![huge; 500]);
         many.deaf = Some("y".repeat(9_000));
-        let claims = claims(&many, &Offered::default(), &resource());
+        let claims = claims(&many, &Offered::default(), &Uses::new(), &resource());
         assert_eq!(claims.gpus.len(), 128);
         assert_eq!(claims.gpus[0].model.chars().count(), 128);
         assert_eq!(claims.gpus[0].memory_bytes, 1 << 50);
@@ -426,7 +440,7 @@ mod tests {
             uuid: "GPU-3".to_owned(),
             ..gpu
         };
-        let claims = claims(&snapshot(vec![device]), &offered, &resource());
+        let claims = claims(&snapshot(vec![device]), &offered, &Uses::new(), &resource());
         claims.gpus.into_iter().next().unwrap()
     }
 

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Snapshot;
 use crate::metrics::Metrics;
+use crate::processes::Uses;
 use crate::resource::Resource;
 use crate::unit::Offered;
 use pace::Pace;
@@ -83,6 +84,8 @@ pub struct Claiming {
     pub snapshots: watch::Receiver<Snapshot>,
     /// What of it is offered to the kubelet.
     pub offered: watch::Receiver<Offered>,
+    /// Whose processes run on it.
+    pub uses: watch::Receiver<Uses>,
     /// What a person took out of service at the node's object, for whoever offers.
     pub out_of_service: watch::Sender<BTreeSet<String>>,
     /// Counts writes.
@@ -155,6 +158,10 @@ impl Claiming {
                     Ok(()) => wanted = self.wanted(),
                     Err(_ended) => return,
                 },
+                changed = self.uses.changed() => match changed {
+                    Ok(()) => wanted = self.wanted(),
+                    Err(_ended) => return,
+                },
                 () = sleep_until(next_write), if differs => {
                     let result = self.write(&nodes, &wanted).await;
                     self.metrics.claims_write(result.is_ok());
@@ -172,7 +179,9 @@ impl Claiming {
 
     fn wanted(&mut self) -> Claims {
         let snapshot = self.snapshots.borrow_and_update();
-        claims(&snapshot, &self.offered.borrow_and_update(), &self.resource)
+        let offered = self.offered.borrow_and_update();
+        let uses = self.uses.borrow_and_update();
+        claims(&snapshot, &offered, &uses, &self.resource)
     }
 
     fn observe(&self, event: Event<OwnNode>, present: &mut Present) {

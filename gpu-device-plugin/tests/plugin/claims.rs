@@ -10,6 +10,7 @@ use creo_gpu_device_plugin::driver::Pace;
 use creo_gpu_device_plugin::kubelet::offer::Offers;
 use creo_gpu_device_plugin::metrics::Metrics;
 use creo_gpu_device_plugin::offer::{Offering, Sources};
+use creo_gpu_device_plugin::processes::Uses;
 use creo_gpu_device_plugin::unit::Offered;
 use creo_process::probes::Readiness;
 use creo_process::prometheus::Registry;
@@ -48,12 +49,16 @@ fn claim(machine: &Machine, client: Client) -> (Watching, DropGuard) {
         offers: watch::channel(Offers::new()).0,
         written: Readiness::new().check("cdi", ""),
     };
+    let (uses_sender, uses) = watch::channel(Uses::new());
+    // Nobody tells of processes, and it does not end either.
+    tokio::spawn(async move { uses_sender.closed().await });
     let claiming = Claiming {
         client,
         node_name: "node-1".to_owned(),
         resource: "creo.cloud/gpu".parse().unwrap(),
         snapshots: watching.snapshots.clone(),
         offered,
+        uses,
         out_of_service,
         metrics: Metrics::register(&Registry::new()).unwrap(),
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use creo_gpu_device_plugin::arguments::{Arguments, Command};
 use creo_gpu_device_plugin::driver::library::Source;
-use creo_gpu_device_plugin::driver::{Pace, Snapshot, Watcher};
+use creo_gpu_device_plugin::driver::{Pace, Readings, Snapshot, Watcher};
 use creo_gpu_device_plugin::metrics::Metrics;
 use creo_gpu_device_plugin::serve::serve;
 use creo_process::prometheus::Registry;
@@ -159,10 +159,15 @@ impl Machine {
 
     /// Follows the driver at this pace.
     pub fn watch(&self, pace: Pace) -> Watching {
+        self.watch_telling(pace, watch::channel(Readings::new()).0)
+    }
+
+    /// Follows the driver at this pace, and tells what the cards say of themselves.
+    pub fn watch_telling(&self, pace: Pace, readings: watch::Sender<Readings>) -> Watching {
         let (sender, snapshots) = watch::channel(Snapshot::default());
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let stop = CancellationToken::new();
-        let watcher = Watcher::new(self.source(), pace, metrics, sender);
+        let watcher = Watcher::new(self.source(), pace, metrics, sender).telling(readings);
         tokio::spawn(watcher.run(stop.clone()));
         Watching {
             snapshots,

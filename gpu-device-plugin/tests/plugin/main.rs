@@ -14,3 +14,4 @@ mod configuration;
 mod driver;
 mod offering;
 mod pod_resources;
+mod processes;
