@@ -81,9 +81,11 @@ pub(super) fn inject(cluster: &Path, dir: &Path, index: usize, fault: &Fault) ->
 }
 
 /// Makes the device nodes of the GPUs that are there and removes those of the
-/// others, as a driver does.
+/// others, and tells of their partitions below the root's `proc`, as a driver does.
 fn match_devices(cluster: &Path, dir: &Path) -> Result<()> {
     let state = state(dir)?;
+    install::install_capabilities(&dir.join("driver/proc"), &state)
+        .map_err(|error| Error::malformed("the stand-in library", error))?;
     for gpu in &state.gpus {
         let path = dir.join(format!("driver/dev/nvidia{}", gpu.minor));
         match (gpu.present, path.exists()) {
