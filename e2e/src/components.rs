@@ -29,6 +29,8 @@ pub struct Component {
     source: Source,
     link_flags: &'static str,
     tags: &'static str,
+    /// Whether it needs a C compiler, which every machine that builds Creo has.
+    cgo: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +49,7 @@ pub const KUBERNETES: Component = Component {
     source: Source::Module("kubernetes"),
     link_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
     tags: "",
+    cgo: false,
 };
 
 /// containerd, its shim (which must not be linked together with the daemon)
@@ -56,6 +59,7 @@ pub const CONTAINERD: Component = Component {
     source: Source::Module("containerd"),
     link_flags: "-s -w -X github.com/containerd/containerd/v2/version.Version=2.4.2",
     tags: "no_btrfs no_devmapper no_zfs",
+    cgo: false,
 };
 
 /// Cluster DNS.
@@ -70,6 +74,16 @@ pub const KUBECONFORM: Component = tool(
     "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
 );
 
+/// NVIDIA's container runtime, which calls NVML through C; only the test of what
+/// it hands out unasked needs it.
+pub const NVIDIA_RUNTIME: Component = Component {
+    cgo: true,
+    ..tool(
+        "nvidia-container-runtime",
+        "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-container-runtime@v1.20.1",
+    )
+};
+
 /// What every cluster needs.
 pub const CLUSTER: [Component; 4] = [KUBERNETES, CONTAINERD, COREDNS, HELM];
 
@@ -79,6 +93,7 @@ const fn tool(name: &'static str, program: &'static str) -> Component {
         source: Source::Program(program),
         link_flags: "-s -w",
         tags: "",
+        cgo: false,
     }
 }
 
@@ -176,7 +191,7 @@ impl Component {
         let aside = tempfile::tempdir_in(paths::components_root())
             .doing(|| "making a folder for the build".to_owned())?;
         let mut go = Command::new("go");
-        go.env("CGO_ENABLED", "0");
+        go.env("CGO_ENABLED", if self.cgo { "1" } else { "0" });
         match self.source {
             Source::Module(folder) => {
                 go.current_dir(module_dir(folder))

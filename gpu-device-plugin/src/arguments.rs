@@ -31,6 +31,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print this machine's GPUs. Exits with 3 when there is no NVIDIA driver.
     Inventory(InventoryArguments),
+    /// Try to open every GPU, in a pod that asked for none, and say what could be opened.
+    Canary(CanaryArguments),
 }
 
 /// Where the driver is.
@@ -214,6 +216,18 @@ pub struct InventoryArguments {
     /// How it is printed.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Where the canary looks and speaks.
+#[derive(Debug, Clone, Args)]
+pub struct CanaryArguments {
+    /// Where the device nodes are.
+    #[arg(long, value_name = "DIR", default_value = "/dev", value_parser = absolute_path)]
+    pub dev: PathBuf,
+
+    /// What was found is written there, as JSON.
+    #[arg(long, value_name = "FILE", default_value = "/dev/termination-log", value_parser = absolute_path)]
+    pub termination_log: PathBuf,
 }
 
 /// A form of the inventory.

@@ -6,6 +6,7 @@
 //! Between them are watch channels, so that each always works on the newest state.
 
 pub mod arguments;
+pub mod canary;
 pub mod cdi;
 pub mod claims;
 pub mod config;

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use creo_gpu_device_plugin::arguments::{Arguments, Command, InventoryArguments, Output};
-use creo_gpu_device_plugin::{driver, serve};
+use creo_gpu_device_plugin::arguments::{
+    Arguments, CanaryArguments, Command, InventoryArguments, Output,
+};
+use creo_gpu_device_plugin::{canary, driver, serve};
 use creo_process::{shutdown, telemetry};
 use tokio::runtime::{Builder, Runtime};
 
@@ -50,9 +52,18 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Inventory(arguments) => inventory(&runtime, &arguments),
+        Command::Canary(arguments) => look(&arguments),
     };
     runtime.shutdown_timeout(END);
     result
+}
+
+/// Whatever was found, it was found: only what cannot be said is a failure.
+fn look(arguments: &CanaryArguments) -> Result<ExitCode, Box<dyn Error>> {
+    let found = serde_json::to_string(&canary::look(&arguments.dev))?;
+    std::fs::write(&arguments.termination_log, &found)?;
+    println!("{found}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inventory(

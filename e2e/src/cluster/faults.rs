@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Cluster, GpuFault, GpuLayout, GpuState, Node, NodeRecord, gpus};
+use super::{
+    Cluster, DefaultRuntime, GpuFault, GpuLayout, GpuState, Node, NodeRecord, gpus, node::RUNTIME,
+};
 use crate::error::{Error, Result};
 
 /// How long a component gets for an orderly end before SIGKILL.
@@ -51,6 +53,20 @@ impl Cluster {
         self.add_node_with(gpus, gpu_profile, GpuLayout::default())
     }
 
+    /// As [`Cluster::add_node`], with this runtime from the start.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn add_node_running(
+        &mut self,
+        gpus: u8,
+        gpu_profile: &str,
+        runtime: DefaultRuntime,
+    ) -> Result<Node> {
+        self.add(gpus, gpu_profile, GpuLayout::default(), runtime)
+    }
+
     /// As [`Cluster::add_node`], with GPUs that sit and are linked in this way.
     ///
     /// # Errors
@@ -61,6 +77,16 @@ impl Cluster {
         gpus: u8,
         gpu_profile: &str,
         gpu_layout: GpuLayout,
+    ) -> Result<Node> {
+        self.add(gpus, gpu_profile, gpu_layout, DefaultRuntime::default())
+    }
+
+    fn add(
+        &mut self,
+        gpus: u8,
+        gpu_profile: &str,
+        gpu_layout: GpuLayout,
+        default_runtime: DefaultRuntime,
     ) -> Result<Node> {
         let last = self
             .record
@@ -82,12 +108,31 @@ impl Cluster {
             gpus,
             gpu_profile: gpu_profile.to_owned(),
             gpu_layout,
+            default_runtime,
         };
         self.record.nodes.push(record.clone());
         self.write_record()?;
         let node = Node::new(&self.dir, record);
         self.start_node(&node)?;
         Ok(node)
+    }
+
+    /// Gives a node another default runtime, as an administrator would: in containerd's
+    /// configuration, which it is started again for. Its pods go on.
+    ///
+    /// # Errors
+    ///
+    /// There is no such node, or containerd does not start.
+    pub fn set_default_runtime(&mut self, node: &str, runtime: &DefaultRuntime) -> Result<()> {
+        let records = self.record.nodes.iter_mut();
+        for record in records.filter(|record| record.name == node) {
+            record.default_runtime = runtime.clone();
+        }
+        self.write_record()?;
+        let node = self.node(node)?;
+        node.configure_runtime(&self.record.pause.imported)?;
+        node.control().stop(RUNTIME, Signal::SIGTERM, ORDERLY_END)?;
+        node.control().start(node.request(RUNTIME, &self.programs)?)
     }
 
     /// Pulls a node's cable: it goes on, and nobody sees it.

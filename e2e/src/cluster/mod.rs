@@ -7,6 +7,7 @@ mod gpus;
 mod images;
 mod network;
 mod node;
+mod runtime;
 mod spec;
 
 use std::{
@@ -33,6 +34,7 @@ pub use node::Node;
 pub use nvidia_ml::state::{
     FAULTS as GPU_FAULTS, Fault as GpuFault, Layout as GpuLayout, State as GpuState,
 };
+pub use runtime::DefaultRuntime;
 pub use spec::{
     ClusterRecord, ClusterSpec, Gpus, MAX_GPUS_PER_NODE, MAX_NODES, NodeRecord, Tuning,
 };
@@ -592,6 +594,7 @@ fn node_record(spec: &ClusterSpec, index: u8) -> NodeRecord {
         gpus: spec.gpus_per_node,
         gpu_profile: spec.gpu_profile.clone(),
         gpu_layout: spec.gpu_layout,
+        default_runtime: DefaultRuntime::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{
     gpus::DRIVER_ROOT,
     network::{self, CONTROL_PLANE, PODS},
+    runtime::DefaultRuntime,
     spec::{Gpus, NodeRecord},
 };
 use crate::{
@@ -129,10 +130,7 @@ impl Node {
                 proxy_configuration(self.name(), &proxy_kubeconfig)
             ),
         )?;
-        paths::write_file(
-            &self.dir.join("containerd.toml"),
-            self.containerd_configuration(pause_image),
-        )?;
+        self.configure_runtime(pause_image)?;
         let network = cni_configuration(&network::node_pods(self.record.index));
         paths::write_file(
             &self.dir.join("cni/10-creo.conflist"),
@@ -202,12 +200,26 @@ impl Node {
         Ok(StartRequest {
             name: component.to_owned(),
             argv,
-            env: BTreeMap::from([(
-                "PATH".to_owned(),
-                format!("{}:{path}", programs.search_path()),
-            )]),
+            env: BTreeMap::from([
+                (
+                    "PATH".to_owned(),
+                    format!("{}:{path}", programs.search_path()),
+                ),
+                DefaultRuntime::environment(&self.dir),
+            ]),
             log: self.dir.join(format!("logs/{component}.log")),
         })
+    }
+
+    /// Writes containerd's configuration and what its runtimes need.
+    pub(super) fn configure_runtime(&self, pause_image: &str) -> Result<()> {
+        paths::write_file(
+            &self.dir.join("containerd.toml"),
+            self.containerd_configuration(pause_image),
+        )?;
+        self.record
+            .default_runtime
+            .configure(&self.dir, self.record.gpus)
     }
 
     fn containerd_configuration(&self, pause_image: &str) -> String {
@@ -230,12 +242,9 @@ state = "/run/containerd"
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["{CNI_PLUGINS}"]
     conf_dir = "{}/cni"
-  [plugins."io.containerd.cri.v1.runtime".containerd]
-    default_runtime_name = "runc"
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-"#,
-            self.dir.display()
+{}"#,
+            self.dir.display(),
+            self.record.default_runtime.containerd_tables()
         )
     }
 }

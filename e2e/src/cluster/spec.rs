@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{GpuLayout, images::Image};
+use super::{GpuLayout, images::Image, runtime::DefaultRuntime};
 use crate::error::Error;
 
 /// The most nodes a local cluster has: each gets a /24 of pod addresses.
@@ -104,6 +104,9 @@ pub struct NodeRecord {
     /// Where they sit in the node, and how they are linked.
     #[serde(default)]
     pub gpu_layout: GpuLayout,
+    /// The runtime of pods that do not ask for one.
+    #[serde(default)]
+    pub default_runtime: DefaultRuntime,
 }
 
 /// What a cluster writes down of itself.

@@ -17,6 +17,7 @@ mod callers;
 mod chart;
 mod devices;
 mod faults;
+mod isolation;
 mod lifecycle;
 mod policies;
 mod quiet;

@@ -2,17 +2,10 @@
 //! as soon as a node can.
 
 use creo_api::agent_deployment::conditions;
-use creo_e2e::{cluster::Cluster, samples};
-use k8s_openapi::{
-    api::core::v1::{Node, Pod},
-    apimachinery::pkg::api::resource::Quantity,
-};
-use kube::{
-    Api, Client, ResourceExt as _,
-    api::{DeleteParams, ListParams},
-};
+use creo_e2e::samples;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::shared::{Space, alone, eventually, names};
+use crate::shared::{Space, alone, take_away};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_appears() {
@@ -55,49 +48,4 @@ async fn a_wish_too_large_is_refused_with_its_reason_and_placed_when_capacity_ap
 
     space.remove().await;
     take_away(&hold.cluster, &hold.client, node.name()).await;
-}
-
-/// Removes a node with all that the API server knows of it.
-async fn take_away(cluster: &Cluster, client: &Client, node: &str) {
-    cluster.power_cut(node).expect("the node is switched off");
-    let nodes: Api<Node> = Api::all(client.clone());
-    nodes
-        .delete(node, &DeleteParams::default())
-        .await
-        .expect("the node is removed");
-    let creo_nodes: Api<creo_api::CreoNode> = Api::all(client.clone());
-    creo_nodes
-        .delete(node, &DeleteParams::default())
-        .await
-        .expect("the offer is removed");
-    // Nobody is left who could say that its pods have ended.
-    let pods: Api<Pod> = Api::all(client.clone());
-    let on_it = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    let at_once = DeleteParams::default().grace_period(0);
-    eventually(
-        "its pods are gone",
-        async || {
-            let left = pods.list(&on_it).await.map_err(|error| error.to_string())?;
-            for pod in &left {
-                let namespace = pod.namespace().expect("a pod has a namespace");
-                let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-                // The controller manager may have been faster.
-                let _ = api.delete(&pod.name_any(), &at_once).await;
-            }
-            Ok(names(&left.items))
-        },
-        Vec::is_empty,
-    )
-    .await;
-    eventually(
-        "the offer is gone",
-        async || {
-            creo_nodes
-                .get_opt(node)
-                .await
-                .map_err(|error| error.to_string())
-        },
-        Option::is_none,
-    )
-    .await;
 }

@@ -14,7 +14,7 @@ use creo_e2e::{
     progress::Progress,
     samples,
 };
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
@@ -281,4 +281,49 @@ pub async fn eventually<T: Debug>(
 
 pub fn names<K: kube::Resource>(objects: &[K]) -> Vec<String> {
     objects.iter().map(ResourceExt::name_any).collect()
+}
+
+/// Removes a node with all that the API server knows of it.
+pub async fn take_away(cluster: &Cluster, client: &Client, node: &str) {
+    cluster.power_cut(node).expect("the node is switched off");
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes
+        .delete(node, &DeleteParams::default())
+        .await
+        .expect("the node is removed");
+    let creo_nodes: Api<creo_api::CreoNode> = Api::all(client.clone());
+    creo_nodes
+        .delete(node, &DeleteParams::default())
+        .await
+        .expect("the offer is removed");
+    // Nobody is left who could say that its pods have ended.
+    let pods: Api<Pod> = Api::all(client.clone());
+    let on_it = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let at_once = DeleteParams::default().grace_period(0);
+    eventually(
+        "its pods are gone",
+        async || {
+            let left = pods.list(&on_it).await.map_err(|error| error.to_string())?;
+            for pod in &left {
+                let namespace = pod.namespace().expect("a pod has a namespace");
+                let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+                // The controller manager may have been faster.
+                let _ = api.delete(&pod.name_any(), &at_once).await;
+            }
+            Ok(names(&left.items))
+        },
+        Vec::is_empty,
+    )
+    .await;
+    eventually(
+        "the offer is gone",
+        async || {
+            creo_nodes
+                .get_opt(node)
+                .await
+                .map_err(|error| error.to_string())
+        },
+        Option::is_none,
+    )
+    .await;
 }

@@ -23,6 +23,11 @@ pub fn clip(message: &str) -> String {
     clipped
 }
 
+/// The schema of a moment.
+pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "date-time" })
+}
+
 /// The schema of a list of conditions.
 pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -1,6 +1,6 @@
 //! CreoNode: one offer of GPU capacity.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ pub mod conditions {
     pub const REACHABLE: &str = "Reachable";
     /// The node has GPUs, and each is in order.
     pub const HEALTHY: &str = "Healthy";
+    /// A container that asks for no GPU reaches none, as a canary of the
+    /// operator's found; absent where no canaries are sent.
+    pub const ISOLATED: &str = "Isolated";
     /// All of the above, and not cordoned: new replicas may be placed here.
     pub const READY: &str = "Ready";
 }
@@ -201,6 +204,11 @@ pub struct CreoNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Capacity")]
     pub capacity: Option<Capacity>,
+    /// What the last canary found: a pod of the operator's that asks for no GPU
+    /// and tries to open every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Isolation")]
+    pub isolation: Option<Isolation>,
     /// How well the node serves, as far as it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ServiceClass")]
@@ -547,6 +555,40 @@ pub struct Pool {
     /// Healthy units that no pod has and no placement waits for.
     #[schemars(range(min = 0, max = MAX_UNITS))]
     pub free: i32,
+}
+
+/// What a canary found on a node, and of which node that is true.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Isolation {
+    /// Whether containers are kept from GPUs that they did not ask for.
+    pub verdict: Verdict,
+    /// What was found, or why nothing could be.
+    #[schemars(length(max = condition::MAX_MESSAGE_CHARS))]
+    pub message: String,
+    /// When the canary ended, or was given up.
+    #[schemars(schema_with = "condition::time")]
+    pub checked_at: Time,
+    /// The start of the machine that it was found in.
+    #[schemars(length(max = 64))]
+    pub boot_id: String,
+    /// The container runtime and its version.
+    #[schemars(length(max = 256))]
+    pub container_runtime: String,
+    /// The canary's image.
+    #[schemars(length(max = 512))]
+    pub image: String,
+}
+
+/// Whether containers are kept from GPUs that they did not ask for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are.
+    Isolated,
+    /// They are not: nothing is placed on the node.
+    Exposed,
+    /// The canary did not run.
+    Unknown,
 }
 
 /// How well a node serves; it changes rarely.

@@ -13,6 +13,7 @@
 )]
 
 pub mod agent_deployment;
+pub mod canary;
 pub mod condition;
 pub mod creo_node;
 pub mod image;

@@ -77,7 +77,7 @@ pub struct Terms {
     #[schemars(range(min = 0, max = 1_000_000_000_000_i64))]
     pub price_micro_per_gpu_hour: i64,
     /// Since when these terms hold.
-    #[schemars(schema_with = "timestamp")]
+    #[schemars(schema_with = "crate::condition::time")]
     pub since: Time,
 }
 
@@ -238,7 +238,7 @@ pub struct PlacementStatus {
     pub failures: i64,
     /// The time before which no next attempt is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "timestamp")]
+    #[schemars(schema_with = "crate::condition::time")]
     pub next_attempt_after: Option<Time>,
     /// Whether the replica is Scheduled and Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -299,11 +299,11 @@ impl Phase {
 #[serde(rename_all = "camelCase")]
 pub struct Stretch {
     /// When it began.
-    #[schemars(schema_with = "timestamp")]
+    #[schemars(schema_with = "crate::condition::time")]
     pub from: Time,
     /// When it ended; absent while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "timestamp")]
+    #[schemars(schema_with = "crate::condition::time")]
     pub until: Option<Time>,
 }
 
@@ -333,10 +333,6 @@ impl PlacementStatus {
             self.earlier_ready_ms = self.earlier_ready_ms.saturating_add(length_ms.max(0));
         }
     }
-}
-
-fn timestamp(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": "string", "format": "date-time" })
 }
 
 #[cfg(test)]

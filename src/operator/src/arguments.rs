@@ -8,7 +8,7 @@ use clap::{ArgAction, Args};
 use creo_api::image::OwnImages;
 use k8s_openapi::jiff::SignedDuration;
 
-use crate::settings::{HubOffer, Settings};
+use crate::settings::{Canaries, HubOffer, Settings};
 
 /// The arguments of `creo operator`.
 #[derive(Debug, Clone, Args)]
@@ -81,6 +81,35 @@ pub struct OperatorArgs {
     #[arg(long, env = "CREO_UNSCHEDULABLE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = unschedulable_timeout)]
     pub unschedulable_timeout: Duration,
 
+    /// The image of canaries: pods that ask for no GPU and try to open every one, that of the
+    /// device plugin. Nothing is placed on a node where they succeed. Without it none are sent,
+    /// and every node is taken to be in order.
+    #[arg(
+        long,
+        env = "CREO_CANARY_IMAGE",
+        value_name = "IMAGE",
+        requires = "canary_namespace"
+    )]
+    pub canary_image: Option<String>,
+
+    /// The namespace of canaries.
+    #[arg(long, env = "CREO_CANARY_NAMESPACE", value_name = "NAMESPACE")]
+    pub canary_namespace: Option<String>,
+
+    /// When nodes pull the canaries' image.
+    #[arg(long, env = "CREO_CANARY_PULL_POLICY", value_name = "POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub canary_pull_policy: String,
+
+    /// A Secret in the canaries' namespace with credentials for their image's registry; may be
+    /// given several times.
+    #[arg(long = "canary-pull-secret", value_name = "NAME")]
+    pub canary_pull_secrets: Vec<String>,
+
+    /// How often a node is looked at by a canary that was found in order; one that was not is
+    /// looked at every minute. 5s to 24h.
+    #[arg(long, env = "CREO_CANARY_INTERVAL", value_name = "DURATION", default_value = "1h", value_parser = canary_interval)]
+    pub canary_interval: Duration,
+
     /// How many objects each controller works on at once.
     #[arg(long, env = "CREO_CONCURRENCY", value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
@@ -102,7 +131,21 @@ impl OperatorArgs {
                 price_micro_per_gpu_hour: self.default_price_micro_per_gpu_hour,
             },
             unschedulable_timeout: self.unschedulable_timeout,
+            canaries: self.canaries(),
         }
+    }
+
+    fn canaries(&self) -> Option<Canaries> {
+        Some(Canaries {
+            image: self
+                .canary_image
+                .clone()
+                .filter(|image| !image.is_empty())?,
+            pull_policy: self.canary_pull_policy.clone(),
+            pull_secrets: self.canary_pull_secrets.clone(),
+            namespace: self.canary_namespace.clone()?,
+            interval: self.canary_interval,
+        })
     }
 }
 
@@ -174,6 +217,10 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
 
 fn unschedulable_timeout(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1), Duration::from_hours(1))
+}
+
+fn canary_interval(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(5), Duration::from_hours(24))
 }
 
 #[cfg(test)]

@@ -27,10 +27,11 @@ use crate::deployment::Deployments;
 use crate::deployment::remains::Remains;
 use crate::engine::{self, EngineError};
 use crate::fleet::Reservations;
+use crate::isolation::Isolations;
 use crate::kinds;
 use crate::node::CreoNodes;
 use crate::placement::Placements;
-use crate::settings::Settings;
+use crate::settings::{Canaries, Settings};
 use crate::wiring::{Caches, Queues, connect};
 
 /// How long what is under way may take to end after the signal to stop.
@@ -85,11 +86,12 @@ pub async fn run(args: OperatorArgs, stop: CancellationToken) -> Result<(), Oper
     let identity = identity();
     let (publisher, events) = Publisher::new(&registry, client.clone(), identity)?;
     let sending = tokio::spawn(events.run());
+    let settings = Arc::new(args.settings());
     let operator = Operator {
-        settings: Arc::new(args.settings()),
         engines,
         concurrency: usize::from(args.concurrency),
-        caches: Caches::new(),
+        caches: Caches::new(settings.canaries.is_some()),
+        settings,
         queues: Queues::default(),
         client,
         publisher,
@@ -237,6 +239,9 @@ impl Operator {
             pods: Arc::clone(&fleet.pods),
             nodes: Arc::clone(&fleet.nodes),
         };
+        if let Some(canaries) = self.settings.canaries.clone() {
+            self.start_canaries(canaries, controllers, quit);
+        }
         let (queues, publisher) = (&self.queues, &self.publisher);
         let concurrency = self.concurrency;
         let run = Runner::new(
@@ -258,6 +263,26 @@ impl Operator {
             Arc::clone(&queues.placements),
             publisher.clone(),
             concurrency,
+        );
+        controllers.spawn(run.run(quit.clone()));
+    }
+
+    fn start_canaries(
+        &self,
+        canaries: Canaries,
+        controllers: &TaskTracker,
+        quit: &CancellationToken,
+    ) {
+        let isolations = Isolations {
+            client: self.client.clone(),
+            canaries,
+            fleet: self.caches.fleet.clone(),
+        };
+        let run = Runner::new(
+            isolations,
+            Arc::clone(&self.queues.isolations),
+            self.publisher.clone(),
+            self.concurrency,
         );
         controllers.spawn(run.run(quit.clone()));
     }

@@ -14,7 +14,8 @@ use crate::base::{Cache, Key};
 use crate::deployment::leaving::{deployment_of_pod, found_by};
 use crate::deployment::{WaitingForCapacity, owner_of_placement, owner_of_service};
 use crate::fleet::usage::{holds_its_place, node_of_live_pod};
-use crate::fleet::{Fleet, source_of};
+use crate::fleet::{Fleet, is_exposed, source_of};
+use crate::isolation::node_of_canary;
 use crate::placement::owner_of_pod;
 
 /// How long deployments that wait for capacity wait after a change of it: several changes that
@@ -35,7 +36,7 @@ pub struct Caches {
 impl Caches {
     /// Empty caches with their indexes.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(sends_canaries: bool) -> Self {
         Self {
             deployments: Cache::new(|_| Vec::new()),
             services: Cache::new(|service| owner_of_service(service).into_iter().collect()),
@@ -51,14 +52,9 @@ impl Caches {
                 placements: Cache::new(|placement| {
                     owner_of_placement(placement).into_iter().collect()
                 }),
+                sends_canaries,
             },
         }
-    }
-}
-
-impl Default for Caches {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -69,6 +65,8 @@ pub struct Queues {
     pub nodes: Arc<Queue>,
     /// By AgentDeployment.
     pub deployments: Arc<Queue>,
+    /// By Kubernetes node; nobody takes from it where no canaries are sent.
+    pub isolations: Arc<Queue>,
     /// By Placement.
     pub placements: Arc<Queue>,
     /// Who waits for capacity.
@@ -161,6 +159,9 @@ fn pod_changed(queues: &Queues, change: &Change<Pod>) {
         if let Some(key) = owner_of_pod(pod) {
             queues.placements.add(key);
         }
+        if let Some(key) = node_of_canary(pod) {
+            queues.isolations.add(key);
+        }
     }
     let (before, after) = (used(change.before.as_ref()), used(change.after.as_ref()));
     let lives = |pod: &Option<Arc<Pod>>| pod.as_ref().is_some_and(|pod| !pod.has_ended());
@@ -183,11 +184,13 @@ fn pod_changed(queues: &Queues, change: &Change<Pod>) {
 fn creo_node_changed(queues: &Queues, change: &Change<CreoNode>) {
     for creo_node in both(change) {
         queues.nodes.add(source_of(creo_node));
+        queues.isolations.add(source_of(creo_node));
     }
     let offered = |creo_node: &Option<Arc<CreoNode>>| {
         creo_node.as_ref().map(|one| {
-            let claims = one.status.as_ref().and_then(|status| status.claims.clone());
-            (one.spec.clone(), claims)
+            let status = one.status.as_ref();
+            let claims = status.and_then(|status| status.claims.clone());
+            (one.spec.clone(), claims, is_exposed(one))
         })
     };
     if offered(&change.before) != offered(&change.after) {
@@ -204,6 +207,7 @@ fn node_changed(queues: &Queues, placements: &Cache<Placement>, change: &Change<
         return;
     };
     queues.nodes.add(Key::of(node.as_ref()));
+    queues.isolations.add(Key::of(node.as_ref()));
     queues.capacity_changed();
     let answers = |node: &Option<Arc<Node>>| node.as_ref().map(|node| node.answers());
     if answers(&change.before) != answers(&change.after) {

@@ -56,5 +56,6 @@ pub(crate) fn settings() -> Settings {
             price_micro_per_gpu_hour: 1_000_000,
         },
         unschedulable_timeout: Duration::from_secs(30),
+        canaries: None,
     }
 }

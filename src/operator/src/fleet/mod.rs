@@ -7,6 +7,7 @@ pub mod usage;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use creo_api::creo_node::Verdict;
 use creo_api::{CreoNode, Placement};
 use creo_market::placement::{self as market, Effect, GpuPool};
 use kube::ResourceExt as _;
@@ -29,6 +30,8 @@ pub struct Fleet {
     pub pods: Arc<Cache<Pod>>,
     /// All Placements.
     pub placements: Arc<Cache<Placement>>,
+    /// Whether canaries are sent, so that a node counts only when one has looked at it.
+    pub sends_canaries: bool,
 }
 
 /// The Kubernetes node that a CreoNode offers, for the CreoNodes' index.
@@ -73,7 +76,9 @@ impl Fleet {
             .filter_map(|(source, creo_nodes)| {
                 let node = self.nodes.get(&Key::cluster(source.clone()));
                 let used = usage.get(source).cloned().unwrap_or_default();
-                Some(market_node(primary(creo_nodes)?, node.as_deref(), &used))
+                let mut seen = market_node(primary(creo_nodes)?, node.as_deref(), &used);
+                seen.exposed = self.sends_canaries && is_exposed(primary(creo_nodes)?);
+                Some(seen)
             })
             .collect()
     }
@@ -98,6 +103,17 @@ pub fn market_node(creo_node: &CreoNode, node: Option<&Node>, used: &Usage) -> m
         backed_off_until_ms: None,
         replicas_here: 0,
     }
+}
+
+/// Whether containers can use GPUs of the node that they did not ask for, or no canary has said
+/// anything about it yet. One that could not run is no reason to keep a node idle.
+#[must_use]
+pub fn is_exposed(creo_node: &CreoNode) -> bool {
+    let isolation = creo_node
+        .status
+        .as_ref()
+        .and_then(|status| status.isolation.as_ref());
+    isolation.is_none_or(|isolation| isolation.verdict == Verdict::Exposed)
 }
 
 /// The GPUs that the node claims, as far as the kubelet hands them out and nobody has them: one

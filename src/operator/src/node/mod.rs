@@ -77,6 +77,7 @@ impl Reconciler for CreoNodes {
                 older_twin: oldest
                     .as_deref()
                     .filter(|oldest| *oldest != creo_node.name_any()),
+                sends_canaries: self.fleet.sends_canaries,
             };
             self.apply(creo_node, status(creo_node, &sight, now), &mut report)
                 .await?;
@@ -173,6 +174,7 @@ impl CreoNodes {
     ) -> Result<(), ReconcileError> {
         let before = creo_node.status.clone().unwrap_or_default();
         wanted.claims.clone_from(&before.claims);
+        wanted.isolation.clone_from(&before.isolation);
         if wanted == before {
             return Ok(());
         }
@@ -183,6 +185,7 @@ impl CreoNodes {
         }
         report.notes.extend(notes(&before, &wanted));
         wanted.claims = None;
+        wanted.isolation = None;
         let api = Api::<CreoNode>::all(self.client.clone());
         let doing = "writing the CreoNode's status";
         match apply_status(&api, creo_node, &wanted, MANAGER, doing).await {

@@ -3,7 +3,7 @@
 
 use creo_api::creo_node::{
     Capacity, Claims, CreoNode, CreoNodeStatus, MAX_POOLS, NotOffered, OfferedAs, Pool,
-    ServiceClass, conditions,
+    ServiceClass, Verdict, conditions,
 };
 use creo_market::placement::{GpuPool, Part};
 use creo_market::wording;
@@ -24,17 +24,20 @@ pub struct Sight<'a> {
     pub used: &'a Usage,
     /// The name of an older CreoNode that offers the same node.
     pub older_twin: Option<&'a str>,
+    /// Whether canaries are sent.
+    pub sends_canaries: bool,
 }
 
 /// The status as it is to be, without the claims, which are the device plugin's to write.
 #[must_use]
 pub fn status(creo_node: &CreoNode, sight: &Sight<'_>, now: Timestamp) -> CreoNodeStatus {
     let before = creo_node.status.clone().unwrap_or_default();
-    let says = [
+    let mut says = vec![
         accepted(creo_node),
         reachable(creo_node, sight.node),
         healthy(creo_node, sight),
     ];
+    says.extend(sight.sends_canaries.then(|| isolated(creo_node)));
     let ready = ready(creo_node, sight, &says);
     let generation = creo_node.metadata.generation;
     CreoNodeStatus {
@@ -47,6 +50,7 @@ pub fn status(creo_node: &CreoNode, sight: &Sight<'_>, now: Timestamp) -> CreoNo
             now,
         ),
         capacity: Some(capacity(creo_node, sight)),
+        isolation: None,
         service_class: service_class(creo_node),
     }
 }
@@ -178,8 +182,42 @@ fn healthy(creo_node: &CreoNode, sight: &Sight<'_>) -> Says {
     Says::new(r#type, false, word, message)
 }
 
-/// New replicas may come while one GPU is in order: one that is lost must not take the others
-/// with it.
+/// What somebody has to do whose runtime hands out GPUs unasked.
+const CLOSE_THE_HOLE: &str = "make runc the default runtime of the node (default_runtime_name in containerd's configuration), or set accept-nvidia-visible-devices-envvar-when-unprivileged = false in /etc/nvidia-container-runtime/config.toml; nothing is placed here until a canary finds it closed, and one is sent every minute";
+
+fn isolated(creo_node: &CreoNode) -> Says {
+    let r#type = conditions::ISOLATED;
+    let isolation = creo_node
+        .status
+        .as_ref()
+        .and_then(|status| status.isolation.as_ref());
+    let Some(isolation) = isolation else {
+        let message = "a pod that asks for no GPU is to find out whether it reaches one; nothing is placed here until it has, or could not run for a minute";
+        return Says::unknown(r#type, "NotChecked", message);
+    };
+    let found = &isolation.message;
+    match isolation.verdict {
+        Verdict::Isolated => Says::new(r#type, true, "NoneReached", found.clone()),
+        Verdict::Exposed => {
+            let message = format!("{found}; {CLOSE_THE_HOLE}");
+            Says::new(r#type, false, "RuntimeExposesAllGpus", message)
+        }
+        Verdict::Unknown => {
+            let message = format!(
+                "the pod that was to find out did not run: {found}; replicas are placed here all the same, and it is tried again within five minutes"
+            );
+            Says::unknown(r#type, CANARY_DID_NOT_RUN, message)
+        }
+    }
+}
+
+/// The word for a canary that did not run, which does not keep replicas away.
+const CANARY_DID_NOT_RUN: &str = "CanaryDidNotRun";
+
+/// What does not hold and keeps nobody away: one GPU that is lost must not take the others with
+/// it, and a pod that finds no room is no fault of the node.
+const HARMLESS: [&str; 2] = ["SomeGpusUnhealthy", CANARY_DID_NOT_RUN];
+
 fn ready(creo_node: &CreoNode, sight: &Sight<'_>, says: &[Says]) -> Says {
     let r#type = conditions::READY;
     if let Some(twin) = sight.older_twin {
@@ -190,7 +228,7 @@ fn ready(creo_node: &CreoNode, sight: &Sight<'_>, says: &[Says]) -> Says {
     }
     let missing = says
         .iter()
-        .find(|one| one.holds != Some(true) && one.reason != "SomeGpusUnhealthy");
+        .find(|one| one.holds != Some(true) && !HARMLESS.contains(&one.reason.as_str()));
     if let Some(missing) = missing {
         return Says::new(
             r#type,
@@ -380,6 +418,7 @@ mod tests {
                 node,
                 used: &used,
                 older_twin,
+                sends_canaries: false,
             },
             Timestamp::UNIX_EPOCH,
         );
@@ -445,6 +484,7 @@ mod tests {
             node: Some(&node),
             used: &used,
             older_twin: None,
+            sends_canaries: false,
         };
         let status = status(creo_node, &sight, Timestamp::UNIX_EPOCH);
         let ready = status.conditions.last().unwrap();
@@ -485,6 +525,7 @@ mod tests {
             node: Some(&node),
             used: &used,
             older_twin: None,
+            sends_canaries: false,
         };
         let status = status(&with_second(&partition), &sight, Timestamp::UNIX_EPOCH);
         let healthy = &status.conditions[2];
@@ -511,6 +552,7 @@ mod tests {
             node: Some(&node),
             used: &used,
             older_twin: None,
+            sends_canaries: false,
         };
         let capacity = capacity(&creo_node, &sight);
         assert_eq!((capacity.gpus, capacity.gpus_free), (5, 4));
@@ -547,6 +589,7 @@ mod tests {
             node: Some(&node),
             used: &used,
             older_twin: None,
+            sends_canaries: false,
         };
         let status = status(&creo_node, &sight, Timestamp::UNIX_EPOCH);
         let capacity = status.capacity.unwrap();
@@ -555,5 +598,55 @@ mod tests {
         assert_eq!((capacity.cpu_milli_free, capacity.pods_free), (0, 110));
         assert_eq!(status.service_class, Some(ServiceClass::Degraded));
         assert_eq!(status.claims, None, "the claims are the plugin's to write");
+    }
+
+    #[test]
+    fn a_node_is_ready_when_a_canary_found_it_in_order_or_could_not_run() {
+        let node = node("True");
+        let used = Usage::default();
+        let said = |verdict: Option<&str>| {
+            let mut creo_node = creo_node(true, false, &[true]);
+            creo_node.status.as_mut().unwrap().isolation = verdict.map(|verdict| {
+                let isolation = json!({"verdict": verdict, "message": "reached /dev/nvidia0",
+                    "checkedAt": "2026-11-22T00:00:00Z", "bootId": "", "containerRuntime": "",
+                    "image": ""});
+                serde_json::from_value(isolation).unwrap()
+            });
+            let sight = Sight {
+                node: Some(&node),
+                used: &used,
+                older_twin: None,
+                sends_canaries: true,
+            };
+            let status = status(&creo_node, &sight, Timestamp::UNIX_EPOCH);
+            let isolated = &status.conditions[3];
+            let ready = &status.conditions[4];
+            (
+                format!("{} {}", isolated.status, isolated.reason),
+                format!("{} {}", ready.status, ready.reason),
+                isolated.message.clone(),
+            )
+        };
+        for (verdict, isolated, ready) in [
+            (None, "Unknown NotChecked", "False NotChecked"),
+            (Some("Isolated"), "True NoneReached", "True Ready"),
+            (Some("Unknown"), "Unknown CanaryDidNotRun", "True Ready"),
+            (
+                Some("Exposed"),
+                "False RuntimeExposesAllGpus",
+                "False RuntimeExposesAllGpus",
+            ),
+        ] {
+            let (said_isolated, said_ready, _) = said(verdict);
+            assert_eq!(
+                (said_isolated.as_str(), said_ready.as_str()),
+                (isolated, ready)
+            );
+        }
+        let (_, _, message) = said(Some("Exposed"));
+        assert!(
+            message.contains("/dev/nvidia0") && message.contains("default runtime"),
+            "{message}"
+        );
     }
 }

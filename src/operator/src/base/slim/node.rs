@@ -53,6 +53,20 @@ pub struct NodeStatus {
     pub allocatable: Amounts,
     /// Only [`Condition::r#type`] Ready matters here.
     pub conditions: Vec<Condition>,
+    /// What runs on the machine.
+    #[serde(rename = "nodeInfo")]
+    pub node_info: NodeInfo,
+}
+
+/// What runs on the machine.
+#[derive(Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeInfo {
+    /// Another one after each start of the machine.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// The container runtime and its version, such as containerd://2.4.2.
+    pub container_runtime_version: String,
 }
 
 /// One condition, without the heartbeat that changes all the time.

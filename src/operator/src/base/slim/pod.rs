@@ -102,6 +102,8 @@ pub struct Terminated {
     pub reason: Option<String>,
     /// The container's last words, if it left some.
     pub message: Option<String>,
+    /// When.
+    pub finished_at: Option<Time>,
 }
 
 impl Pod {

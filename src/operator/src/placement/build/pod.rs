@@ -65,6 +65,8 @@ pub fn pod(placement: &Placement, attempt: i64) -> Pod {
             automount_service_account_token: Some(false),
             containers: vec![container(placement)],
             enable_service_links: Some(false),
+            // A container that started again in place would keep its GPU, also one that fell ill;
+            // another pod is given one that is in order.
             restart_policy: Some("Never".to_owned()),
             security_context: Some(PodSecurityContext {
                 fs_group: Some(USER),
@@ -109,7 +111,8 @@ fn metadata(placement: &Placement, attempt: i64) -> ObjectMeta {
     }
 }
 
-fn on_node(kubernetes_node: &str) -> Affinity {
+/// Tied to a node by its name, so that the scheduler still counts and refuses.
+pub(crate) fn on_node(kubernetes_node: &str) -> Affinity {
     Affinity {
         node_affinity: Some(NodeAffinity {
             required_during_scheduling_ignored_during_execution: Some(NodeSelector {
