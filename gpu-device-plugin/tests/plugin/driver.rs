@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use creo_gpu_device_plugin::driver::session::{Heard, Reader, Session};
-use creo_gpu_device_plugin::driver::{Pace, Snapshot, inventory};
+use creo_gpu_device_plugin::driver::session::{Heard, ReadError, Reader, Session};
+use creo_gpu_device_plugin::driver::{Pace, Readings, Snapshot, inventory};
 use creo_gpu_device_plugin::health::{Finding, Health};
+use creo_gpu_device_plugin::inventory::{LinkKind, Mig, PcieLink};
+use nvidia_ml::state::Layout;
+use tokio::time::timeout;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, PATIENCE};
 
-const QUICK: Pace = Pace {
+pub const QUICK: Pace = Pace {
     poll: Duration::from_millis(50),
     answer: Duration::from_secs(2),
     retry: Duration::from_millis(200),
@@ -16,7 +19,7 @@ const QUICK: Pace = Pace {
     quiet: Duration::from_millis(300),
 };
 
-fn ill(snapshot: &Snapshot) -> Vec<u32> {
+pub fn ill(snapshot: &Snapshot) -> Vec<u32> {
     snapshot
         .devices
         .iter()
@@ -25,7 +28,7 @@ fn ill(snapshot: &Snapshot) -> Vec<u32> {
         .collect()
 }
 
-fn all_well(count: usize) -> impl Fn(&Snapshot) -> bool {
+pub fn all_well(count: usize) -> impl Fn(&Snapshot) -> bool {
     move |snapshot| {
         snapshot.driver.is_ok() && snapshot.devices.len() == count && ill(snapshot).is_empty()
     }
@@ -304,4 +307,296 @@ async fn a_library_that_reports_no_events_is_said_to_be_deaf_and_still_read() {
     assert!(seen.deaf.unwrap().contains("nvmlEventSetCreate"));
     machine.inject(1, "lost");
     watching.until(|seen| ill(seen) == [1]).await;
+}
+
+#[tokio::test]
+async fn the_inventory_tells_all_of_a_card() {
+    let machine = Machine::laid_out("h100-80gb", 4, Layout::NvSwitch);
+    machine.place(0, 1);
+    machine.place(1, -1);
+    machine.inject(2, "pcie 4 8");
+    let found = inventory(&machine.source(), Duration::from_secs(10))
+        .await
+        .unwrap();
+    // As the kernel says; of cards that it does not know, as the driver says.
+    let nodes: Vec<Option<u32>> = found.gpus.iter().map(|gpu| gpu.numa_node).collect();
+    assert_eq!(nodes, [Some(1), None, Some(1), Some(1)]);
+    assert_eq!(
+        found.gpus[2].pcie,
+        Some(PcieLink {
+            generation: 4,
+            generation_max: 5,
+            width: 8,
+            width_max: 16
+        })
+    );
+    assert_eq!(found.gpus[0].ecc_enabled, Some(true));
+    assert_eq!(found.gpus[0].power_limit_milliwatts, Some(700_000));
+    assert_eq!(found.gpus[0].mig, Mig::Off);
+    let links: Vec<(&str, LinkKind)> = (found.gpus[0].links.iter())
+        .map(|link| (link.peer.as_str(), link.kind))
+        .collect();
+    let others = [1, 2, 3].map(|index| machine.uuid(index));
+    let wanted: Vec<_> = (others.iter())
+        .map(|uuid| (uuid.as_str(), LinkKind::NvLink(18)))
+        .collect();
+    assert_eq!(links, wanted);
+}
+
+#[tokio::test]
+async fn links_are_as_the_machine_is_built() {
+    let kinds = |layout| async move {
+        let machine = Machine::laid_out("a100-80gb", 4, layout);
+        let found = inventory(&machine.source(), Duration::from_secs(10))
+            .await
+            .unwrap();
+        let kinds: Vec<LinkKind> = found.gpus[0].links.iter().map(|link| link.kind).collect();
+        kinds
+    };
+    assert_eq!(kinds(Layout::Numa).await, []);
+    assert_eq!(kinds(Layout::Pcie).await, [LinkKind::PcieSwitch]);
+    assert_eq!(kinds(Layout::Pairs).await, [LinkKind::NvLink(12)]);
+}
+
+#[tokio::test]
+async fn partitions_are_named_as_nvidias_tools_name_them() {
+    for (profile, layout, names) in [
+        (
+            "a100-80gb",
+            "3g.40gb/1c/2c,1g.10gb+me,1g.10gb",
+            &["1c.3g.40gb", "2c.3g.40gb", "1g.10gb+me", "1g.10gb"][..],
+        ),
+        ("a100-40gb", "7g.40gb", &["7g.40gb"][..]),
+        ("h200-141gb", "2g.35gb,1g.18gb", &["2g.35gb", "1g.18gb"][..]),
+        ("a30", "2g.12gb,1g.6gb", &["2g.12gb", "1g.6gb"][..]),
+    ] {
+        let machine = Machine::new(profile, 1);
+        machine.inject(0, &format!("mig {layout}"));
+        let found = inventory(&machine.source(), Duration::from_secs(10))
+            .await
+            .unwrap();
+        let mut found_names: Vec<&str> = (found.gpus[0].mig.devices().iter())
+            .map(|partition| partition.profile.as_str())
+            .collect();
+        let mut names = names.to_vec();
+        found_names.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(found_names, names, "{profile}");
+        let table = found.table();
+        assert!(
+            table.lines().all(|line| line.chars().count() <= 100),
+            "{table}"
+        );
+        assert!(table.contains(&format!("MIG {}", names[0])), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_layout_that_changes_while_the_plugin_runs_is_told() {
+    let machine = Machine::new("a100-80gb", 1);
+    let mut watching = machine.watch(QUICK);
+    watching.until(all_well(1)).await;
+    let parts = |seen: &Snapshot| seen.devices[0].gpu.mig.devices().len();
+    machine.inject(0, "mig 3g.40gb,3g.40gb");
+    watching.until(|seen| parts(seen) == 2).await;
+    machine.inject(0, "mig 1g.10gb,1g.10gb,1g.10gb");
+    let seen = watching.until(|seen| parts(seen) == 3).await;
+    assert_eq!(seen.devices[0].gpu.mig.devices()[0].profile, "1g.10gb");
+    watching
+        .until_metrics("creo_gpu_partition_memory_total_bytes")
+        .await;
+    machine.inject(0, "mig off");
+    watching
+        .until(|seen| seen.devices[0].gpu.mig == Mig::Off)
+        .await;
+    assert!(!watching.metrics().contains("creo_gpu_partition_"));
+}
+
+#[tokio::test]
+async fn readings_have_the_processes_of_cards_and_partitions_each_once() {
+    let machine = Machine::new("a100-80gb", 2);
+    machine.inject(0, "process 41 compute 100");
+    machine.inject(0, "process 40 graphics 100");
+    machine.inject(0, "process 42 mps 100");
+    machine.inject(1, "mig 3g.40gb");
+    let mut watching = machine.watch(QUICK);
+    watching.until(all_well(2)).await;
+    let layout = watching.snapshots.borrow().devices[1].gpu.mig.clone();
+    let partition = &layout.devices()[0];
+    machine.inject(
+        1,
+        &format!("process 50 compute 10 in {}/0", partition.gpu_instance),
+    );
+    let (card, uuid) = (machine.uuid(0), machine.uuid(1));
+    let told = |readings: &Readings| {
+        let of = |uuid: &str| readings.get(uuid)?.processes.clone();
+        let of_partition = readings
+            .get(&uuid)
+            .and_then(|reading| reading.partitions.get(&partition.uuid)?.processes.clone());
+        of(&card) == Some(vec![40, 41, 42])
+            && of(&uuid) == Some(vec![50])
+            && of_partition == Some(vec![50])
+    };
+    let waited = timeout(PATIENCE, watching.readings.wait_for(told))
+        .await
+        .is_ok();
+    assert!(waited, "{:#?}", *watching.readings.borrow());
+    // What a lost card said is not known any more.
+    machine.inject(0, "lost");
+    let gone = |readings: &Readings| !readings.contains_key(&card);
+    let waited = timeout(PATIENCE, watching.readings.wait_for(gone))
+        .await
+        .is_ok();
+    assert!(waited);
+    let power = format!(
+        "creo_gpu_power_watts{{gpu=\"0\",model=\"NVIDIA A100-SXM4-80GB\",uuid=\"{card}\"}}"
+    );
+    assert!(!watching.metrics().contains(&power));
+}
+
+#[tokio::test]
+async fn a_card_that_hangs_from_the_start_does_not_keep_the_others() {
+    let machine = Machine::new("t4", 3);
+    machine.inject(1, "hang 60000");
+    let mut watching = machine.watch(QUICK);
+    let seen = watching.until(|seen| seen.devices.len() == 2).await;
+    assert_eq!(ill(&seen), [0_u32; 0]);
+    assert_eq!(seen.unreadable[0].index, 1);
+    assert_eq!(seen.unreadable[0].why, "no answer for 2 s");
+    watching
+        .until_metrics(
+            "creo_gpu_plugin_nvml_failures_total{call=\"describe\",failure=\"timeout\"} 1",
+        )
+        .await;
+    machine.inject(2, "xid 94");
+    watching.until(|seen| ill(seen) == [2]).await;
+    // It answers at last, and is heard from then on.
+    machine.inject(1, "hang 0");
+    watching.until(all_well(3)).await;
+    let heard = async {
+        loop {
+            machine.inject(1, "xid 119");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if ill(&watching.snapshots.borrow()).contains(&1) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_for_events_that_hangs_is_said_and_the_cards_are_watched_on() {
+    let machine = Machine::new("t4", 2);
+    let mut watching = machine.watch(Pace {
+        answer: Duration::from_millis(500),
+        ..QUICK
+    });
+    watching.until(all_well(2)).await;
+    machine.inject(0, "hang nvmlEventSetWait_v2");
+    let seen = watching.until(|seen| seen.deaf.is_some()).await;
+    assert!(seen.deaf.unwrap().contains("hangs"));
+    machine.inject(1, "lost");
+    watching.until(|seen| ill(seen) == [1]).await;
+    machine.inject(0, "hang nvmlEventSetWait_v2 0");
+    watching.until(|seen| seen.deaf.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_library_that_hangs_at_its_start_is_said_to_and_comes_back() {
+    let machine = Machine::new("t4", 1);
+    machine.inject(0, "hang nvmlInit_v2");
+    let mut watching = machine.watch(QUICK);
+    let silent = |seen: &Snapshot| {
+        (seen.driver.as_ref()).is_err_and(|why| why.contains("has not answered for 2 s"))
+    };
+    watching.until(silent).await;
+    machine.inject(0, "hang nvmlInit_v2 0");
+    watching.until(all_well(1)).await;
+}
+
+#[tokio::test]
+async fn cards_that_change_places_keep_their_names() {
+    let machine = Machine::new("t4", 2);
+    let mut watching = machine.watch(QUICK);
+    watching.until(all_well(2)).await;
+    machine.inject(0, "swap 1");
+    // What a person does to a card shows in its device nodes.
+    machine.make_node(9);
+    let first = machine.uuid(0);
+    let swapped = |seen: &Snapshot| seen.devices.len() == 2 && seen.devices[1].gpu.uuid == first;
+    let seen = watching.until(swapped).await;
+    assert_eq!(seen.devices[1].gpu.index, 1);
+    assert_eq!(ill(&seen), [0_u32; 0]);
+    watching
+        .until_metrics(&format!("gpu=\"1\",model=\"Tesla T4\",uuid=\"{first}\""))
+        .await;
+    assert!(
+        !watching
+            .metrics()
+            .contains(&format!("gpu=\"0\",model=\"Tesla T4\",uuid=\"{first}\""))
+    );
+}
+
+#[tokio::test]
+async fn a_library_that_can_only_tell_what_a_card_is_still_offers_it() {
+    let machine = Machine::new("h100-80gb", 1);
+    let needed = [
+        "nvmlDeviceGetHandleByIndex_v2",
+        "nvmlDeviceGetUUID",
+        "nvmlDeviceGetName",
+        "nvmlDeviceGetMemoryInfo",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetCudaComputeCapability",
+        "nvmlDeviceGetMinorNumber",
+        "nvmlDeviceGetCount_v2",
+    ];
+    let functions = machine.card_functions();
+    let rest: Vec<&str> = functions
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !needed.contains(name))
+        .collect();
+    assert!(rest.len() > 50, "{rest:?}");
+    machine.take_out(&rest);
+    let session = Session::open(&machine.source().find().unwrap(), &machine.sysfs_root()).unwrap();
+    let gpu = session.describe(0).unwrap();
+    assert_eq!(
+        (gpu.numa_node, gpu.pcie, gpu.ecc_enabled),
+        (None, None, None)
+    );
+    assert_eq!(gpu.mig, Mig::Unsupported);
+    let reading = Reader::new(&machine.uuid(0)).read(&session).unwrap();
+    assert_eq!(reading.processes, None);
+    assert_eq!(reading.throttle_reasons, None);
+    assert_eq!(session.links()[&machine.uuid(0)], []);
+}
+
+#[tokio::test]
+async fn whatever_a_function_answers_nothing_panics_and_the_other_card_is_read() {
+    let machine = Machine::laid_out("h100-80gb", 2, Layout::NvSwitch);
+    machine.inject(0, "mig 3g.40gb,1g.10gb");
+    let session = Session::open(&machine.source().find().unwrap(), &machine.sysfs_root()).unwrap();
+    for index in [0, 1] {
+        session.describe(index).unwrap();
+    }
+    for function in machine.card_functions() {
+        for code in [
+            "NOT_SUPPORTED",
+            "UNKNOWN",
+            "NO_PERMISSION",
+            "INSUFFICIENT_SIZE",
+            "GPU_IS_LOST",
+        ] {
+            machine.inject(0, &format!("error {function} {code}"));
+            let read = Reader::new(&machine.uuid(0)).read(&session);
+            if let Err(ReadError::Gpu(why) | ReadError::Driver(why)) = read {
+                assert!(!why.is_empty());
+            }
+            let _ = session.describe(0);
+            machine.inject(0, &format!("error {function} none"));
+        }
+        let other = Reader::new(&machine.uuid(1)).read(&session);
+        assert!(other.is_ok(), "{function}: {other:?}");
+    }
 }

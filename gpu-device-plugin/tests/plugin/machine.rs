@@ -3,17 +3,19 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
 use creo_gpu_device_plugin::arguments::{Arguments, Command};
+use creo_gpu_device_plugin::config::Config;
 use creo_gpu_device_plugin::driver::library::Source;
-use creo_gpu_device_plugin::driver::{Pace, Readings, Snapshot, Watcher};
+use creo_gpu_device_plugin::driver::{Pace, Readings, Records, Snapshot, Watcher};
 use creo_gpu_device_plugin::metrics::Metrics;
 use creo_gpu_device_plugin::serve::serve;
 use creo_process::prometheus::Registry;
-use nvidia_ml::install::{LIBRARY_NAME, install_built};
-use nvidia_ml::state::{Fault, State, StoreError};
+use nvidia_ml::install::{LIBRARY_NAME, built_library, install_built, install_without};
+use nvidia_ml::state::{Fault, Layout, State, StoreError};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -44,6 +46,41 @@ impl Machine {
         }
         let state = State::from_profile(profile, gpus, "node-1").unwrap();
         Self { root, state }
+    }
+
+    /// A machine whose cards are placed and linked in this way.
+    pub fn laid_out(profile: &str, gpus: usize, layout: Layout) -> Self {
+        let mut machine = Self::without_driver(profile, gpus);
+        machine.state = machine.state.clone().with_layout(layout).unwrap();
+        machine.install_driver();
+        machine
+    }
+
+    /// The kernel says of this card that it is at this NUMA node.
+    pub fn place(&self, index: usize, numa_node: i64) {
+        let bus = self.state.gpus[index].pci_bus;
+        let device = format!("bus/pci/devices/0000:{bus:02x}:00.0");
+        let device = self.sysfs_root().join(device);
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("numa_node"), format!("{numa_node}\n")).unwrap();
+    }
+
+    /// Every function of the library that is about a card, by its name.
+    pub fn card_functions(&self) -> Vec<String> {
+        let library = fs::read(self.libraries().join(LIBRARY_NAME)).unwrap();
+        let mut names: Vec<String> = library
+            .split(|byte| *byte == 0)
+            .filter_map(|text| std::str::from_utf8(text).ok())
+            .filter(|text| text.starts_with("nvmlDeviceGet") || text.starts_with("nvmlGpuInstance"))
+            .filter(|text| {
+                text.bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            })
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     pub fn install_driver(&self) {
@@ -128,25 +165,10 @@ impl Machine {
         .unwrap();
     }
 
-    /// Takes functions out of the library, as an old driver lacks them: the loader finds a
-    /// function by its whole name.
+    /// Takes functions out of the library, as an old driver lacks them.
     pub fn take_out(&self, functions: &[&str]) {
-        let path = self.libraries().join(LIBRARY_NAME);
-        let mut library = fs::read(&path).unwrap();
-        for function in functions {
-            let name = format!("\0{function}\0");
-            let places: Vec<usize> = library
-                .windows(name.len())
-                .enumerate()
-                .filter(|(_, window)| *window == name.as_bytes())
-                .map(|(place, _)| place)
-                .collect();
-            assert!(!places.is_empty(), "the library has no {function}");
-            for place in places {
-                library[place + 1] = b'-';
-            }
-        }
-        fs::write(&path, library).unwrap();
+        let library = built_library().unwrap();
+        install_without(&library, &self.libraries(), &self.state, functions).unwrap();
     }
 
     pub fn source(&self) -> Source {
@@ -159,19 +181,39 @@ impl Machine {
 
     /// Follows the driver at this pace.
     pub fn watch(&self, pace: Pace) -> Watching {
-        self.watch_telling(pace, watch::channel(Readings::new()).0)
+        self.watch_with(pace, |watcher| watcher)
     }
 
-    /// Follows the driver at this pace, and tells what the cards say of themselves.
+    /// Follows the driver at this pace, and tells others what the cards say of themselves.
     pub fn watch_telling(&self, pace: Pace, readings: watch::Sender<Readings>) -> Watching {
+        self.watch_with(pace, |watcher| watcher.telling(readings))
+    }
+
+    /// Follows the driver in a boot of this identifier, and remembers what it must.
+    pub fn watch_in_boot(&self, pace: Pace, boot: &str) -> Watching {
+        let records = Records::new(&self.state_directory(), boot);
+        self.watch_with(pace, |watcher| watcher.recording(records))
+    }
+
+    /// Follows the driver under this configuration.
+    pub fn watch_ruled(&self, pace: Pace, config: watch::Receiver<Arc<Config>>) -> Watching {
+        self.watch_with(pace, |watcher| watcher.ruled_by(config))
+    }
+
+    fn watch_with(&self, pace: Pace, change: impl FnOnce(Watcher) -> Watcher) -> Watching {
         let (sender, snapshots) = watch::channel(Snapshot::default());
-        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let (readings_sender, readings) = watch::channel(Readings::default());
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
         let stop = CancellationToken::new();
-        let watcher = Watcher::new(self.source(), pace, metrics, sender).telling(readings);
-        tokio::spawn(watcher.run(stop.clone()));
+        let watcher = Watcher::new(self.source(), pace, metrics, sender).telling(readings_sender);
+        let task = tokio::spawn(change(watcher).run(stop.clone()));
         Watching {
             snapshots,
-            _stop: stop.drop_guard(),
+            readings,
+            registry,
+            task,
+            stop: stop.drop_guard(),
         }
     }
 
@@ -257,10 +299,37 @@ impl Serving {
 /// A driver that is followed.
 pub struct Watching {
     pub snapshots: watch::Receiver<Snapshot>,
-    _stop: tokio_util::sync::DropGuard,
+    pub readings: watch::Receiver<Readings>,
+    pub registry: Registry,
+    task: JoinHandle<()>,
+    stop: tokio_util::sync::DropGuard,
 }
 
 impl Watching {
+    /// Stops following, as the end of the process does.
+    pub async fn stop(self) {
+        drop(self.stop);
+        timeout(PATIENCE, self.task).await.unwrap().unwrap();
+    }
+
+    /// What Prometheus sees.
+    pub fn metrics(&self) -> String {
+        creo_process::prometheus::TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap()
+    }
+
+    /// Waits until the metrics hold this text.
+    pub async fn until_metrics(&self, text: &str) {
+        let waiting = async {
+            while !self.metrics().contains(text) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = timeout(PATIENCE, waiting).await.is_ok();
+        assert!(in_time, "{text:?} is not in\n{}", self.metrics());
+    }
+
     /// Waits until this holds.
     pub async fn until(&mut self, holds: impl FnMut(&Snapshot) -> bool) -> Snapshot {
         let waited = timeout(PATIENCE, self.snapshots.wait_for(holds)).await;

@@ -12,6 +12,7 @@ mod cdi;
 mod claims;
 mod configuration;
 mod driver;
+mod health;
 mod offering;
 mod pod_resources;
 mod processes;
