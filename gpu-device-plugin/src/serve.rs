@@ -1,6 +1,6 @@
 //! The plugin as a process: everything started, wired and stopped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::kubelet::offer::Offers;
 use crate::kubelet::registrar::Registrar;
 use crate::kubelet::standing::Standing;
 use crate::metrics::Metrics;
+use crate::offer::conflict::{self, Conflicts, Lookout};
 use crate::offer::{Offering, Sources};
 use crate::pod_resources::{self, PodsByDevice};
 use crate::processes::host::Host;
@@ -113,7 +114,8 @@ impl Process {
         let (readings_sender, readings) = watch::channel(Readings::new());
         let snapshots = self.follow_driver(&config, readings_sender);
         let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
-        let (offered, offers) = self.offer(snapshots.clone(), &config, taken_out);
+        let conflicts = self.look_out(&config).await;
+        let (offered, offers) = self.offer(snapshots.clone(), &config, taken_out, conflicts);
         self.metrics.show_offered(offered.clone());
         self.register(offers);
         let ask = Arc::new(Notify::new());
@@ -194,6 +196,7 @@ impl Process {
         snapshots: watch::Receiver<Snapshot>,
         config: &watch::Receiver<Arc<Config>>,
         out_of_service: watch::Receiver<BTreeSet<String>>,
+        conflicts: watch::Receiver<Conflicts>,
     ) -> (watch::Receiver<Offered>, watch::Receiver<Offers>) {
         let (offers_sender, offers) = watch::channel(Offers::new());
         let (offered_sender, offered) = watch::channel(Offered::default());
@@ -202,7 +205,7 @@ impl Process {
                 snapshots,
                 config: config.clone(),
                 out_of_service,
-                conflicts: watch::channel(BTreeMap::new()).1,
+                conflicts,
             },
             cdi_directory: self.arguments.cdi_dir.clone(),
             place: self.arguments.driver.place(),
@@ -215,6 +218,18 @@ impl Process {
         };
         self.tasks.spawn(offering.run(self.stop.clone()));
         (offered, offers)
+    }
+
+    /// Looks for other plugins with the same cards: at first before anything is offered, so
+    /// that no pod gets a card in between.
+    async fn look_out(&self, config: &watch::Receiver<Arc<Config>>) -> watch::Receiver<Conflicts> {
+        let own = config.borrow().resource.clone();
+        let socket = self.arguments.pod_resources_socket();
+        let kubelet = pod_resources::Client::new(&socket, pod_resources::CALL);
+        let mut lookout = Lookout::new(own, kubelet, conflict::Pace::default());
+        let (sender, conflicts) = watch::channel(lookout.first().await);
+        self.tasks.spawn(lookout.run(sender, self.stop.clone()));
+        conflicts
     }
 
     fn register(&self, offers: watch::Receiver<Offers>) {

@@ -1,6 +1,7 @@
 //! From what the driver says to what the kubelet is offered: a unit is offered when the CDI
 //! specification that names it is on the disk, and not before.
 
+pub mod conflict;
 pub mod names;
 pub mod plan;
 
@@ -22,6 +23,7 @@ use crate::inventory::{Gpu, Link};
 use crate::kubelet::offer::{Giving, Offer, Offers};
 use crate::resource::Resource;
 use crate::unit::{Offered, Withheld};
+use conflict::Conflicts;
 use plan::{Facts, plan};
 
 /// Time between two looks at whether the specification is still what it was.
@@ -58,7 +60,7 @@ pub struct Sources {
     /// What a person took out of service at the node's object.
     pub out_of_service: watch::Receiver<BTreeSet<String>>,
     /// What other plugins offer.
-    pub conflicts: watch::Receiver<BTreeMap<String, String>>,
+    pub conflicts: watch::Receiver<Conflicts>,
 }
 
 impl Sources {

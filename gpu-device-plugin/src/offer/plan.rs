@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::conflict::Conflicts;
 use super::names::{Kind, classes};
 use crate::config::{Config, MigStrategy, Unlike};
 use crate::driver::Device;
@@ -26,8 +27,8 @@ pub struct Facts<'a> {
     /// UUIDs or numbers of the cards, and UUIDs of the partitions, that a person took out of
     /// service at the node's object.
     pub out_of_service: &'a BTreeSet<String>,
-    /// The resource of another plugin that offers a card or a partition, by its UUID.
-    pub conflicts: &'a BTreeMap<String, String>,
+    /// What other plugins offer.
+    pub conflicts: &'a Conflicts,
 }
 
 /// Decides what is offered. Every card, or every partition of it, is offered or withheld, and
@@ -98,7 +99,7 @@ impl<'a> Plan<'a> {
         let parts = gpu.mig.devices().iter().map(|partition| &partition.uuid);
         let other = std::iter::once(&gpu.uuid)
             .chain(parts)
-            .find_map(|uuid| self.facts.conflicts.get(uuid));
+            .find_map(|uuid| self.facts.conflicts.of(uuid));
         if let Some(other) = other {
             return Some((
                 "DeviceConflict",
@@ -445,7 +446,7 @@ mod tests {
             devices,
             config,
             out_of_service: &BTreeSet::new(),
-            conflicts: &BTreeMap::new(),
+            conflicts: &Conflicts::default(),
         })
     }
 
@@ -646,7 +647,8 @@ mod tests {
             a100(2, &["1g.10gb"; 3]),
             a100(3, &["1g.10gb"]),
         ];
-        let conflicts = [("MIG-3-0".to_owned(), "nvidia.com/mig-1g.10gb".to_owned())].into();
+        let other = ("MIG-3-0".to_owned(), "nvidia.com/mig-1g.10gb".to_owned());
+        let conflicts = [other].into_iter().collect();
         let offered = plan(Facts {
             devices: &devices,
             config: &config,
@@ -684,7 +686,7 @@ mod tests {
             devices: &devices,
             config: &config,
             out_of_service: &["1".to_owned(), "MIG-3-2".to_owned()].into(),
-            conflicts: &BTreeMap::new(),
+            conflicts: &Conflicts::default(),
         });
         let out: Vec<(&str, bool)> = offered
             .units

@@ -1,6 +1,6 @@
 //! From the driver to the hub.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use creo_gpu_device_plugin::claims::{ANNOTATION, Claiming};
 use creo_gpu_device_plugin::driver::Pace;
 use creo_gpu_device_plugin::kubelet::offer::Offers;
 use creo_gpu_device_plugin::metrics::Metrics;
+use creo_gpu_device_plugin::offer::conflict::Conflicts;
 use creo_gpu_device_plugin::offer::{Offering, Sources};
 use creo_gpu_device_plugin::processes::Uses;
 use creo_gpu_device_plugin::unit::Offered;
@@ -37,7 +38,7 @@ fn claim(machine: &Machine, client: Client) -> (Watching, DropGuard) {
             snapshots: watching.snapshots.clone(),
             config: watch::channel(Arc::default()).1,
             out_of_service: taken_out,
-            conflicts: watch::channel(BTreeMap::new()).1,
+            conflicts: watch::channel(Conflicts::default()).1,
         },
         cdi_directory: machine.cdi_specification().parent().unwrap().to_owned(),
         place: Place {

@@ -121,6 +121,10 @@ impl Machine {
         self.root.path().join("kubelet/device-plugins")
     }
 
+    pub fn pod_resources_socket(&self) -> PathBuf {
+        self.root.path().join("kubelet/pod-resources/kubelet.sock")
+    }
+
     pub fn plugin_socket(&self) -> PathBuf {
         self.kubelet_directory().join("creo.cloud-gpu.sock")
     }

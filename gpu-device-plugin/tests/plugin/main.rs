@@ -11,6 +11,7 @@ mod binary;
 mod cdi;
 mod claims;
 mod configuration;
+mod conflict;
 mod driver;
 mod health;
 mod offering;
