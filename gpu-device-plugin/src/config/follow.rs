@@ -158,15 +158,10 @@ impl Following {
 
 /// Why this cannot take the place of that while the plugin runs.
 fn not_while_running(now: &Config, new: &Config) -> Option<String> {
-    let restart = "is read when the plugin starts; restart it";
-    if now.resource != new.resource {
-        Some(format!(
-            "resource: {} becomes {}; it {restart}",
+    (now.resource != new.resource).then(|| {
+        format!(
+            "resource: {} becomes {}; it is read when the plugin starts: restart it",
             now.resource, new.resource
-        ))
-    } else if now.health.healthy_after != new.health.healthy_after {
-        Some(format!("health.healthyAfter {restart}"))
-    } else {
-        None
-    }
+        )
+    })
 }
