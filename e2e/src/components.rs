@@ -84,6 +84,16 @@ pub const NVIDIA_RUNTIME: Component = Component {
     )
 };
 
+/// NVIDIA's generator of CDI specifications, which calls NVML through C; only the
+/// test that compares its specifications with ours needs it.
+pub const NVIDIA_CTK: Component = Component {
+    cgo: true,
+    ..tool(
+        "nvidia-ctk",
+        "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-ctk@v1.20.1",
+    )
+};
+
 /// What every cluster needs.
 pub const CLUSTER: [Component; 4] = [KUBERNETES, CONTAINERD, COREDNS, HELM];
 

@@ -120,6 +120,7 @@ impl Process {
         self.register(offers);
         let ask = Arc::new(Notify::new());
         let pods = self.follow_pods(Arc::clone(&ask));
+        self.metrics.show_pods(pods.clone());
         let uses = self.follow_processes(readings, pods, ask);
         // Only now that every other part has a check of its own.
         configured.holds();
