@@ -86,7 +86,15 @@ fn a_missing_registry_is_a_message_before_anything_is_installed() {
 }
 
 /// Values that are refused, each with a part of the message.
-const BAD_VALUES: [(&str, &str); 19] = [
+const BAD_VALUES: [(&str, &str); 21] = [
+    (
+        "devicePlugin.config.mig.strategy=both",
+        "at '/devicePlugin/config/mig/strategy': value must be one of 'none', 'single', 'mixed'",
+    ),
+    (
+        "operator.canary.interval=often",
+        "at '/operator/canary/interval': 'often' does not match pattern",
+    ),
     (
         "operatr.replicas=3",
         "at '': additional properties 'operatr' not allowed",
@@ -220,7 +228,10 @@ fn an_engine_of_ones_own_stands_beside_those_of_the_chart_or_in_place_of_one() {
             serde_saphyr::from_multiple(&rendered(helm)).expect("it is YAML");
         documents
             .into_iter()
-            .find(|document| document["kind"] == "ConfigMap")
+            .find(|document| {
+                let name = document["metadata"]["name"].as_str().unwrap_or_default();
+                document["kind"] == "ConfigMap" && name.ends_with("-engines")
+            })
             .expect("there are engines")
     };
     let profile =
