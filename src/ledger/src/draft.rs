@@ -32,6 +32,23 @@ pub enum Change {
     Request(String, RequestState),
 }
 
+impl Change {
+    /// What it changes: two changes of the same name replace one another.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Ledger(_) => "ledger".to_owned(),
+            Self::Account(account, _) => format!("account {account}"),
+            Self::Placement(name, _) => format!("placement {name}"),
+            Self::Charge(epoch, placement, _) => format!("charge {epoch} {placement}"),
+            Self::Epoch(epoch, _) => format!("epoch {epoch}"),
+            Self::Dispute(id, _) => format!("dispute {id}"),
+            Self::Owner(name, _) => format!("owner {name}"),
+            Self::Withdrawal(id, _) => format!("withdrawal {id}"),
+            Self::Request(key, _) => format!("request {key}"),
+        }
+    }
+}
+
 struct Leg {
     cause: Cause,
     debit: Account,

@@ -21,6 +21,7 @@ mod refusal;
 mod settlement;
 pub mod simulation;
 mod state;
+pub mod store;
 
 pub use account::{Account, Kind, Sign};
 pub use draft::Change;

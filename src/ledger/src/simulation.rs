@@ -11,5 +11,5 @@ mod script;
 
 pub use check::check;
 pub use model::Model;
-pub use random::{Report, history, run};
+pub use random::{Report, history, run, secret};
 pub use script::{Script, ScriptError, Transcript};

@@ -164,6 +164,7 @@ pub struct LedgerState {
     pub rails: BTreeMap<String, RailState>,
     /// The sum of balances a kind of account, by [`Kind::ALL`], in
     /// micro-credits.
+    #[serde(with = "totals_text")]
     pub totals_micro: [i128; 15],
 }
 
@@ -303,13 +304,32 @@ impl State {
     }
 
     /// Takes up what was loaded for a need: every part of the state that there
-    /// is of it, and nothing where there is none.
+    /// is of it, and nothing where there is none. What is known already stays: it
+    /// may have changed since it was stored.
     pub fn learn(&mut self, need: Need, loaded: impl IntoIterator<Item = Change>) {
         for change in loaded {
-            self.change(change);
+            if !self.knows(&change) {
+                self.change(change);
+            }
         }
         if let Some(known) = &mut self.known {
             known.insert(need);
+        }
+    }
+
+    fn knows(&self, change: &Change) -> bool {
+        match change {
+            Change::Ledger(_) => true,
+            Change::Account(account, _) => self.accounts.contains_key(account),
+            Change::Placement(name, _) => self.placements.contains_key(name),
+            Change::Charge(epoch, placement, _) => {
+                self.charges.contains_key(&(*epoch, placement.clone()))
+            }
+            Change::Epoch(epoch, _) => self.epochs.contains_key(epoch),
+            Change::Dispute(id, _) => self.disputes.contains_key(id),
+            Change::Owner(name, _) => self.owners.contains_key(name),
+            Change::Withdrawal(id, _) => self.withdrawals.contains_key(id),
+            Change::Request(key, _) => self.requests.contains_key(key),
         }
     }
 
@@ -351,6 +371,19 @@ impl State {
             self.change(change.clone());
         }
         Ok(applied)
+    }
+
+    /// Takes up parts of the state.
+    pub(crate) fn learn_all(&mut self, loaded: impl IntoIterator<Item = Change>) {
+        for change in loaded {
+            self.change(change);
+        }
+    }
+
+    /// An operation that was accepted, by its key, if it is loaded.
+    #[must_use]
+    pub fn request(&self, key: &str) -> Option<&RequestState> {
+        self.requests.get(key)
     }
 
     fn change(&mut self, change: Change) {
@@ -484,4 +517,22 @@ fn digest(operation: &Operation) -> Result<String, Refusal> {
     let json = serde_json::to_vec(operation)
         .map_err(|error| Invalid::new("operation", format!("cannot be written: {error}")))?;
     Ok(hexadecimal(&Sha256::digest(json)))
+}
+
+/// Sums in JSON are strings, as amounts are.
+mod totals_text {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(totals: &[i128; 15], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(totals.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[i128; 15], D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let totals: Result<Vec<i128>, _> = texts.iter().map(|text| text.parse()).collect();
+        let totals = totals.map_err(D::Error::custom)?;
+        totals
+            .try_into()
+            .map_err(|_| D::Error::custom("there must be a sum for each kind of account"))
+    }
 }

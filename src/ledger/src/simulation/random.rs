@@ -50,7 +50,8 @@ impl Report {
 }
 
 /// The secret of simulated ledgers.
-fn secret() -> Secret {
+#[must_use]
+pub fn secret() -> Secret {
     Secret::new([7; 32])
 }
 

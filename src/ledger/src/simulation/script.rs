@@ -35,6 +35,8 @@ pub struct Transcript {
     pub state: State,
     /// All entries.
     pub entries: Vec<Entry>,
+    /// Every operation that was posted, with its time, in order.
+    pub posted: Vec<(i64, Operation)>,
     /// Operations that were refused.
     pub refused: usize,
     /// A word a line that did something, then every balance that is not 0 and
@@ -84,6 +86,7 @@ impl Script {
             state: State::new(LedgerParameters::default()),
             now_ms: 0,
             entries: Vec::new(),
+            posted: Vec::new(),
             refused: 0,
             text: String::new(),
             times,
@@ -104,6 +107,7 @@ impl Script {
         Ok(Transcript {
             state: run.state,
             entries: run.entries,
+            posted: run.posted,
             refused: run.refused,
             text,
         })
@@ -114,6 +118,7 @@ struct Run {
     state: State,
     now_ms: i64,
     entries: Vec<Entry>,
+    posted: Vec<(i64, Operation)>,
     refused: usize,
     text: String,
     times: usize,
@@ -158,6 +163,7 @@ impl Run {
     }
 
     fn post(&mut self, operation: &Operation) -> Result<Result<&'static str, Refusal>, String> {
+        self.posted.push((self.now_ms, operation.clone()));
         let mut word = Ok("again");
         for time in 0..self.times {
             let before = (time > 0).then(|| self.state.clone());
