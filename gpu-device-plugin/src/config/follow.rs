@@ -26,8 +26,10 @@ pub struct ConfigMetrics(IntCounterVec);
 impl ConfigMetrics {
     /// Makes the metrics and registers them.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let help = "Configurations that were read and differ from the one before, by outcome.";
-        let reads = Opts::new("creo_gpu_plugin_config_reads_total", help);
+        let reads = Opts::new(
+            "creo_gpu_plugin_config_reads_total",
+            "Configurations that were read and differ from the one before, by outcome.",
+        );
         let reads = IntCounterVec::new(reads, &["outcome"])?;
         for outcome in ["ok", "error"] {
             reads.with_label_values(&[outcome]);

@@ -346,4 +346,20 @@ mod tests {
             assert!(reason.starts_with(char::is_uppercase), "{reason}");
         }
     }
+
+    #[test]
+    fn the_page_about_the_plugin_has_every_reason_with_its_severity() {
+        let page = include_str!("../../../docs/gpu-device-plugin.md");
+        for finding in all() {
+            let row = page
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{}` |", finding.reason())));
+            let row = row.unwrap_or_else(|| panic!("{} is not described", finding.reason()));
+            let severity = finding.severity().word();
+            assert!(
+                row.contains(severity) || row.contains("[by number]"),
+                "{row}"
+            );
+        }
+    }
 }

@@ -58,12 +58,12 @@ impl Cards {
         Ok(Self {
             shown: Arc::clone(&metrics.shown),
             told: Arc::clone(&metrics.told),
-            first: Opts::new("creo_gpu_driver_up", DRIVER_UP).describe()?,
+            first: Opts::new(DRIVER_UP.0, DRIVER_UP.1).describe()?,
         })
     }
 }
 
-const DRIVER_UP: &str = "Whether the NVIDIA driver answers.";
+const DRIVER_UP: (&str, &str) = ("creo_gpu_driver_up", "Whether the NVIDIA driver answers.");
 
 impl Collector for Cards {
     fn desc(&self) -> Vec<&Desc> {
@@ -132,7 +132,7 @@ fn count(count: u64) -> f64 {
 fn driver(shown: &Shown) -> Vec<Family> {
     let none: [String; 0] = [];
     let snapshot = &shown.snapshot;
-    let mut up = Family::new(Kind::Gauge, "creo_gpu_driver_up", DRIVER_UP, &[], &[]);
+    let mut up = Family::new(Kind::Gauge, DRIVER_UP.0, DRIVER_UP.1, &[], &[]);
     up.add(&none, &[], Some(flag(snapshot.driver.is_ok())));
     let mut heard = Family::new(
         Kind::Gauge,

@@ -12,6 +12,7 @@ mod cdi;
 mod claims;
 mod configuration;
 mod conflict;
+mod documentation;
 mod driver;
 mod health;
 mod offering;
