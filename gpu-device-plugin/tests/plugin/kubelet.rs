@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use creo_gpu_device_plugin::kubelet::api::device_plugin_client::DevicePluginClient;
 use creo_gpu_device_plugin::kubelet::api::registration_server::{Registration, RegistrationServer};
@@ -10,7 +11,7 @@ use creo_gpu_device_plugin::kubelet::api::{Empty, RegisterRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -38,7 +39,22 @@ pub struct Kubelet {
     stop: CancellationToken,
 }
 
+/// How a kubelet takes registrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// It dials the plugin at once.
+    Good,
+    /// It refuses every plugin.
+    Refuses,
+    /// It never answers.
+    Hangs,
+    /// It answers at once, and dials the plugin after this time.
+    DialsAfter(Duration),
+}
+
+#[derive(Clone)]
 struct Service {
+    manner: Manner,
     directory: PathBuf,
     seen: watch::Sender<Seen>,
     stop: CancellationToken,
@@ -47,11 +63,17 @@ struct Service {
 impl Kubelet {
     /// Starts as a kubelet does: everything in its directory is wiped first.
     pub fn start(directory: &Path) -> Self {
+        Self::start_as(directory, Manner::Good)
+    }
+
+    /// Starts, and takes registrations in this manner.
+    pub fn start_as(directory: &Path, manner: Manner) -> Self {
         wipe(directory);
         let (sender, seen) = watch::channel(Seen::default());
         let listener = UnixListener::bind(directory.join("kubelet.sock")).unwrap();
         let stop = CancellationToken::new();
         let service = Service {
+            manner,
             directory: directory.to_owned(),
             seen: sender,
             stop: stop.clone(),
@@ -165,7 +187,27 @@ impl Registration for Service {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
         assert!(!request.endpoint.contains('/'));
+        match self.manner {
+            Manner::Good => {}
+            Manner::Refuses => return Err(Status::unknown("requested API version is not known")),
+            Manner::Hangs => std::future::pending::<()>().await,
+            Manner::DialsAfter(time) => {
+                let (service, request) = (self.clone(), request);
+                tokio::spawn(async move {
+                    sleep(time).await;
+                    service.dial(request).await.unwrap();
+                });
+                return Ok(Response::new(Empty {}));
+            }
+        }
         // The real one dials inside this call, too.
+        self.dial(request).await?;
+        Ok(Response::new(Empty {}))
+    }
+}
+
+impl Service {
+    async fn dial(&self, request: RegisterRequest) -> Result<(), Status> {
         let channel = connect(&self.directory.join(&request.endpoint))
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
@@ -193,6 +235,6 @@ impl Registration for Service {
                 seen.resources.remove(&resource);
             });
         });
-        Ok(Response::new(Empty {}))
+        Ok(())
     }
 }

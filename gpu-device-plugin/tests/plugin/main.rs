@@ -15,6 +15,7 @@ mod conflict;
 mod documentation;
 mod driver;
 mod health;
+mod life;
 mod offering;
 mod pod_resources;
 mod processes;
