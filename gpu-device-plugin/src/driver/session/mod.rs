@@ -160,7 +160,9 @@ impl Session {
     /// How the GPUs that were described reach one another.
     #[must_use]
     pub fn links(&self) -> Links {
-        let cards = self.described_cards().clone();
+        let mut cards = self.described_cards().clone();
+        // They were described in any order, and the same machine must always say the same.
+        cards.sort_by(|one, other| one.pci_address.cmp(&other.pci_address));
         links::between(&cards, &self.nvml)
     }
 
