@@ -5,6 +5,7 @@
 //! order of writers, whatever process they are in. An operation is answered
 //! after its transaction is on the disk, never before.
 
+mod audit;
 mod rows;
 mod writer;
 
@@ -17,6 +18,8 @@ use sqlx::{
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+
+pub use audit::{StatementLine, Verified};
 
 use crate::{LedgerParameters, Operation, Plan, Refusal, Role, Settler, State};
 
@@ -237,6 +240,19 @@ impl Store {
         self.hand_over(writer::Job::TakeRole { role, answer })
             .await?;
         answered.await.map_err(|_| ended())?
+    }
+
+    /// The right to post in a role beside whoever has it now: for commands, which
+    /// are over before anybody else takes it.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn join_role(&self, role: Role) -> Result<Fence, StoreError> {
+        let mut connection = self.reader().await?;
+        let fences = rows::fences(&mut connection).await?;
+        let epoch = fences.get(role.word()).copied().unwrap_or_default();
+        Ok(Fence { role, epoch })
     }
 
     /// Posts an operation at a time in milliseconds since 1970; where that is

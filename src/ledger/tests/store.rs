@@ -257,3 +257,145 @@ async fn a_locked_database_is_waited_for_and_a_read_only_one_loses_nothing() {
     }
     assert_eq!(store.load().await.unwrap().ledger().head.sequence, 1);
 }
+
+/// A ledger of one history, that someone lays hands on.
+async fn tampered(statement: &'static str) -> (Vec<String>, Vec<String>) {
+    use sqlx::Connection as _;
+    let folder = folder();
+    let path = folder.path().join("ledger.db");
+    let store = open(folder.path()).await;
+    let fences = fences(&store).await;
+    for (at_ms, operation) in transcript(3, 150).posted {
+        let _ = store
+            .post(of(&fences, operation.role()), at_ms, operation)
+            .await;
+    }
+    let before = store.verify(None).await.unwrap();
+    assert_eq!(before.findings, Vec::<String>::new());
+    assert!(before.entries > 100 && before.head == store.load().await.unwrap().ledger().head);
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", path.display()))
+        .await
+        .unwrap();
+    for trigger in [
+        "entry_is_never_changed",
+        "entry_is_never_removed",
+        "request_is_never_changed",
+        "request_is_never_removed",
+    ] {
+        let drop = sqlx::AssertSqlSafe(format!("DROP TRIGGER {trigger}"));
+        sqlx::query(drop).execute(&mut other).await.unwrap();
+    }
+    for part in statement.split(';') {
+        assert!(
+            sqlx::query(part)
+                .execute(&mut other)
+                .await
+                .unwrap()
+                .rows_affected()
+                > 0,
+            "{part}"
+        );
+    }
+    let alone = store.verify(None).await.unwrap().findings;
+    let with_head = store.verify(Some(&before.head)).await.unwrap().findings;
+    (alone, with_head)
+}
+
+#[tokio::test]
+async fn verification_names_what_was_changed() {
+    for (statement, named) in [
+        (
+            "UPDATE entry SET amount_micro = amount_micro + 1 WHERE sequence = 7",
+            "entry 7",
+        ),
+        (
+            "UPDATE entry SET at_ms = at_ms + 1 WHERE sequence = 7",
+            "entry 7",
+        ),
+        ("DELETE FROM entry WHERE sequence = 7", "entry 7 is missing"),
+        (
+            "UPDATE entry SET sequence = -1 WHERE sequence = 7;UPDATE entry SET sequence = 7 WHERE sequence = 8;UPDATE entry SET sequence = 8 WHERE sequence = -1",
+            "entry 7",
+        ),
+        (
+            "UPDATE account SET balance_micro = balance_micro + 1 WHERE account = 'platform'",
+            "platform has",
+        ),
+        (
+            "UPDATE account SET state = replace(state, 'false', 'true') WHERE account = 'customer:customer-1'",
+            "account customer:customer-1",
+        ),
+        (
+            "DELETE FROM account WHERE account = 'customer:customer-1'",
+            "account customer:customer-1 is missing",
+        ),
+        (
+            "UPDATE request SET operation = replace(operation, 'customer-1', 'customer-2') WHERE key = 'open/customer-1'",
+            "open/customer-1 was changed",
+        ),
+        (
+            "UPDATE request SET key = 'open/nobody' WHERE key = 'open/customer-1'",
+            "open/customer-1 is missing",
+        ),
+        (
+            "UPDATE charge SET state = replace(state, '\"disputed_micro\":0', '\"disputed_micro\":1')",
+            "charge for p-",
+        ),
+        (
+            "UPDATE part SET state = replace(state, '\"gpu_count\":', '\"gpu_count\":1') WHERE kind = 'placement'",
+            "placement p-",
+        ),
+        (
+            "UPDATE ledger SET state = replace(state, '\"incarnation\":0', '\"incarnation\":1')",
+            "head or totals",
+        ),
+    ] {
+        let (findings, _) = tampered(statement).await;
+        assert!(
+            findings.iter().any(|finding| finding.contains(named)),
+            "{statement}: {findings:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_was_kept_shows_a_tail_that_was_cut() {
+    let cut = "DELETE FROM entry WHERE sequence = (SELECT max(sequence) FROM entry)";
+    let (alone, with_head) = tampered(cut).await;
+    assert!(!alone.is_empty());
+    assert!(
+        with_head.iter().any(|finding| finding.contains("old copy")),
+        "{with_head:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_statement_has_the_balance_after_each_entry_page_by_page() {
+    let folder = folder();
+    let store = open(folder.path()).await;
+    let fences = fences(&store).await;
+    for (at_ms, operation) in transcript(3, 60).posted {
+        let _ = store
+            .post(of(&fences, operation.role()), at_ms, operation)
+            .await;
+    }
+    let state = store.load().await.unwrap();
+    for (account, known) in state.accounts() {
+        let mut balance = known.balance_micro;
+        let mut before = None;
+        loop {
+            let page = store.statement(account, before, 3).await.unwrap();
+            for line in &page {
+                assert_eq!(
+                    line.balance_micro, balance,
+                    "{account} at {}",
+                    line.entry.sequence
+                );
+                balance -= line.change_micro;
+            }
+            let Some(last) = page.last() else { break };
+            before = Some(last.entry.sequence);
+        }
+        assert_eq!(balance, 0, "{account}");
+    }
+}
