@@ -1,6 +1,7 @@
 //! The creo binary: parse, telemetry, one match over the subcommand.
 
 mod crds;
+mod money;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     },
     /// Print the definitions of the kinds (CRDs), ready for `kubectl apply --server-side -f -`.
     Crds(crds::CrdsArgs),
+    #[command(flatten)]
+    Money(money::MoneyCommand),
 }
 
 #[derive(Debug, Error)]
@@ -43,6 +46,8 @@ enum Failure {
     Operator(#[from] OperatorError),
     #[error(transparent)]
     Crds(#[from] crds::CrdsError),
+    #[error(transparent)]
+    Money(#[from] money::MoneyError),
     #[error("the process cannot be set up: {0}")]
     Runtime(std::io::Error),
 }
@@ -53,6 +58,7 @@ impl Failure {
         match self {
             Self::Telemetry(_) => ExitCode::from(2),
             Self::Operator(error) if error.is_usage() => ExitCode::from(2),
+            Self::Money(error) => error.code(),
             Self::Operator(_) | Self::Crds(_) | Self::Runtime(_) => ExitCode::FAILURE,
         }
     }
@@ -82,6 +88,7 @@ fn run(command: Command) -> Result<(), Failure> {
             ended
         }
         Command::Crds(args) => Ok(crds::run(&args)?),
+        Command::Money(command) => Ok(money::run(command)?),
     }
 }
 

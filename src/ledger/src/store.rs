@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use audit::{StatementLine, Verified};
 
-use crate::{LedgerParameters, Operation, Plan, Refusal, Role, Settler, State};
+use crate::{LedgerParameters, LedgerState, Operation, Plan, Refusal, Role, Settler, State};
 
 /// Operations that wait for the writer at most; who has more waits to hand them
 /// over.
@@ -287,6 +287,16 @@ impl Store {
         let mut options = self.options.clone();
         options.create = false;
         options.connect().await
+    }
+
+    /// What there is once: the head, the rails, the totals.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read, or is damaged.
+    pub async fn ledger(&self) -> Result<LedgerState, StoreError> {
+        let mut connection = self.reader().await?;
+        rows::ledger(&mut connection).await
     }
 
     /// All that the ledger knows, as it is now. It is as large as the ledger.
