@@ -94,6 +94,16 @@ pub const NVIDIA_CTK: Component = Component {
     )
 };
 
+/// Prometheus' own linter of metrics, as `promtool check metrics` uses it; only the metrics'
+/// tests need it.
+pub const PROMLINT: Component = Component {
+    name: "promlint",
+    source: Source::Module("promlint"),
+    link_flags: "-s -w",
+    tags: "",
+    cgo: false,
+};
+
 /// What every cluster needs.
 pub const CLUSTER: [Component; 4] = [KUBERNETES, CONTAINERD, COREDNS, HELM];
 
@@ -172,9 +182,13 @@ impl Component {
         match self.source {
             Source::Program(program) => hash.update(program),
             Source::Module(folder) => {
-                for name in ["go.mod", "go.sum"] {
+                for name in ["go.mod", "go.sum", "main.go"] {
                     let path = module_dir(folder).join(name);
-                    hash.update(fs::read(&path).doing(|| format!("reading {}", path.display()))?);
+                    // Most have no program of their own, but build upstream's.
+                    if name != "main.go" || path.exists() {
+                        let read = fs::read(&path);
+                        hash.update(read.doing(|| format!("reading {}", path.display()))?);
+                    }
                 }
             }
         }

@@ -122,6 +122,7 @@ impl Process {
         let pods = self.follow_pods(Arc::clone(&ask));
         self.metrics.show_pods(pods.clone());
         let uses = self.follow_processes(readings, pods, ask);
+        self.metrics.show_uses(uses.clone());
         // Only now that every other part has a check of its own.
         configured.holds();
         let resource = config.borrow().resource.clone();

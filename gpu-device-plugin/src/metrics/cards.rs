@@ -13,6 +13,7 @@ use super::{Metrics, Shown, Told};
 use crate::driver::session::{Clocks, NVLINK_ERRORS, Reading};
 use crate::health::Health;
 use crate::inventory::{Gpu, Mig, MigDevice};
+use crate::processes::Use;
 
 const CARD: [&str; 3] = ["gpu", "model", "uuid"];
 const PARTITION: [&str; 5] = ["gpu", "model", "uuid", "partition", "profile"];
@@ -79,6 +80,7 @@ impl Collector for Cards {
         families.extend(errors(&shown));
         families.extend(pcie(&shown));
         families.extend(partitions(&shown));
+        families.extend(uses(&shown, &self.told));
         let cards = shown
             .snapshot
             .devices
@@ -532,6 +534,41 @@ fn partition_labels(gpu: &Gpu, partition: &MigDevice) -> Vec<String> {
     labels.push(partition.uuid.clone());
     labels.push(shortened(&partition.profile));
     labels
+}
+
+/// Who uses the cards and the partitions: of each, one of the words has 1 and the others 0.
+fn uses(shown: &Shown, told: &Told) -> Vec<Family> {
+    let Some(uses) = told.uses.get() else {
+        return Vec::new();
+    };
+    let mut of_cards = gauge("creo_gpu_use", "Who uses the GPU.", &["use"]);
+    let mut of_partitions = Family::new(
+        Kind::Gauge,
+        "creo_gpu_partition_use",
+        "Who uses the partition.",
+        &PARTITION,
+        &["use"],
+    );
+    let uses = uses.borrow();
+    for device in &shown.snapshot.devices {
+        let gpu = &device.gpu;
+        let partitions = gpu.mig.devices().iter();
+        let all = partitions.map(|one| (&one.uuid, partition_labels(gpu, one), true));
+        for (uuid, labels, is_partition) in all.chain([(&gpu.uuid, labels(gpu), false)]) {
+            let Some(now) = uses.get(uuid) else {
+                continue;
+            };
+            let family = if is_partition {
+                &mut of_partitions
+            } else {
+                &mut of_cards
+            };
+            for word in Use::WORDS {
+                family.add(&labels, &[word], Some(flag(now.word() == word)));
+            }
+        }
+    }
+    vec![of_cards, of_partitions]
 }
 
 /// What is offered, and what of it is held.

@@ -18,6 +18,7 @@ use crate::driver::Snapshot;
 use crate::driver::session::Reading;
 use crate::health::xid;
 use crate::pod_resources::PodsByDevice;
+use crate::processes::Uses;
 use crate::unit::Offered;
 use cards::Cards;
 
@@ -88,6 +89,7 @@ struct Shown {
 struct Told {
     offered: OnceLock<watch::Receiver<Offered>>,
     pods: OnceLock<watch::Receiver<Option<PodsByDevice>>>,
+    uses: OnceLock<watch::Receiver<Uses>>,
 }
 
 impl Metrics {
@@ -135,6 +137,12 @@ impl Metrics {
     pub fn show_pods(&self, pods: watch::Receiver<Option<PodsByDevice>>) {
         // There is one kubelet.
         let _ = self.told.pods.set(pods);
+    }
+
+    /// Shows who uses the cards and partitions, from now on.
+    pub fn show_uses(&self, uses: watch::Receiver<Uses>) {
+        // There is one machine.
+        let _ = self.told.uses.set(uses);
     }
 
     fn shown(&self) -> MutexGuard<'_, Shown> {

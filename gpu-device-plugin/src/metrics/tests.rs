@@ -3,6 +3,10 @@ use crate::driver::Device;
 use crate::driver::session::Memory;
 use crate::health::{Finding, Health};
 use crate::inventory::{Gpu, Mig, MigDevice, Versions};
+use crate::pod_resources::Holder;
+use crate::processes::Use;
+use crate::resource::Resource;
+use crate::unit::{Part, Unit};
 
 fn device(index: u32) -> Device {
     Device {
@@ -124,6 +128,77 @@ fn partitions_are_shown_below_their_card() {
         "creo_gpu_partitions{gpu=\"0\",model=\"T4\",uuid=\"GPU-0\"} 2".to_owned(),
     ] {
         assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_is_offered_held_and_used_is_shown_as_long_as_it_is_known() {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    metrics.snapshot(&snapshot(vec![device(0), device(1)]));
+    let resource = Resource::default().sibling("gpu.shared".to_owned());
+    let unit = |number: u32| Unit {
+        id: format!("GPU-0::{number}"),
+        gpu: "GPU-0".to_owned(),
+        part: Part::Share { number, of: 3 },
+        numa_node: None,
+        memory_bytes: 1 << 30,
+        health: Health::healthy(),
+    };
+    let offered = Offered {
+        units: BTreeMap::from([(resource, vec![unit(0), unit(1), unit(2)])]),
+        withheld: Vec::new(),
+    };
+    let (_offer, offered) = watch::channel(offered);
+    metrics.show_offered(offered);
+    let holder = Holder {
+        namespace: "n".to_owned(),
+        pod: "p".to_owned(),
+        container: "c".to_owned(),
+        resource: "creo.cloud/gpu.shared".to_owned(),
+    };
+    // The same ids in another resource are not ours.
+    let other = Holder {
+        resource: "example.com/gpu".to_owned(),
+        ..holder.clone()
+    };
+    let held = [
+        ("GPU-0::0", holder.clone()),
+        ("GPU-0::2", holder),
+        ("GPU-0::1", other),
+    ];
+    let (pods, told) = watch::channel(Some(held.into_iter().collect()));
+    metrics.show_pods(told);
+    let (uses, told) = watch::channel(Uses::from([("GPU-0".to_owned(), Use::Idle)]));
+    metrics.show_uses(told);
+    let text = shown(&registry);
+    for line in [
+        "creo_gpu_units{healthy=\"true\",resource=\"creo.cloud/gpu.shared\"} 3",
+        "creo_gpu_units_allocated{resource=\"creo.cloud/gpu.shared\"} 2",
+        "creo_gpu_allocated{container=\"c\",gpu=\"0\",model=\"T4\",namespace=\"n\",pod=\"p\",uuid=\"GPU-0\"} 2",
+        "creo_gpu_use{gpu=\"0\",model=\"T4\",use=\"Idle\",uuid=\"GPU-0\"} 1",
+        "creo_gpu_use{gpu=\"0\",model=\"T4\",use=\"Intruder\",uuid=\"GPU-0\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    pods.send_replace(None);
+    uses.send_replace(Uses::new());
+    let text = shown(&registry);
+    assert!(text.contains("creo_gpu_units{"));
+    assert!(!text.contains("creo_gpu_units_allocated"), "{text}");
+    assert!(!text.contains("creo_gpu_allocated"), "{text}");
+    assert!(!text.contains("creo_gpu_use"), "{text}");
+}
+
+#[test]
+fn every_use_has_its_word() {
+    for (use_, word) in [
+        (Use::Idle, "Idle"),
+        (Use::Ours, "InUse"),
+        (Use::Unknown, "Unknown"),
+    ] {
+        assert_eq!(use_.word(), word);
+        assert!(Use::WORDS.contains(&word));
     }
 }
 

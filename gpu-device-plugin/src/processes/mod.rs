@@ -78,6 +78,9 @@ pub enum Use {
 }
 
 impl Use {
+    /// All words, in the order of the kinds.
+    pub const WORDS: [&'static str; 5] = ["Idle", "InUse", "OwnerBusy", "Intruder", "Unknown"];
+
     /// A word for logs and machines.
     #[must_use]
     pub fn word(&self) -> &'static str {

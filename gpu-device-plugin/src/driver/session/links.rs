@@ -61,6 +61,7 @@ pub(super) fn ends(card: &Card<'_>) -> Result<Vec<End>, NvmlError> {
 /// A card, as far as its links are concerned.
 #[derive(Debug, Clone)]
 pub(super) struct Linked {
+    pub(super) index: u32,
     pub(super) uuid: String,
     pub(super) pci_address: String,
     pub(super) handle: Handle,
@@ -130,6 +131,7 @@ mod tests {
 
     fn card(number: u32, ends: Vec<End>) -> Linked {
         Linked {
+            index: number,
             uuid: format!("GPU-{number}"),
             pci_address: format!("00000000:0{number}:00.0"),
             handle: Handle(std::ptr::null_mut()),

@@ -120,6 +120,8 @@ impl Session {
         let mut described = self.described_cards();
         described.retain(|other| other.uuid != linked.uuid);
         described.push(linked);
+        // The cards are described all at once, and told in the same order every time.
+        described.sort_by_key(|card| card.index);
         Ok(gpu)
     }
 
@@ -143,6 +145,7 @@ impl Session {
             links: Vec::new(),
         };
         let linked = Linked {
+            index,
             uuid,
             pci_address,
             handle: card.handle,
