@@ -302,6 +302,8 @@ const BAD: &[(&str, i32, &str)] = &[
     ("epoch settle 0 -f cut.json", 2, "cut.json"),
     ("epoch export 0", 2, "epoch 0 is not closed"),
     ("epoch verify cut.json", 2, "EOF"),
+    ("epoch proof 0 --placement p-1", 2, "epoch 0 is not closed"),
+    ("epoch verify --proof cut.json", 2, "cut.json"),
     ("epoch verify empty.json", 2, "EOF"),
     ("epoch verify none.json", 2, "No such file"),
     (

@@ -1,8 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use creo_ledger::{Operation, SettlementInputs};
-use creo_market::money::{epoch::Window, export::PublicExport};
+use creo_market::money::{
+    epoch::Window,
+    export::{ChargeProof, PublicExport},
+};
 
 use super::{Answer, MoneyArgs, MoneyError, post, read};
 
@@ -38,10 +41,21 @@ pub(crate) enum EpochCommand {
         /// The epoch.
         epoch: i64,
     },
-    /// Add an export up again; needs no ledger.
+    /// What proves to anyone that a charge is in an epoch, as JSON.
+    Proof {
+        /// The epoch.
+        epoch: i64,
+        /// The Placement that was charged for.
+        #[arg(long)]
+        placement: String,
+    },
+    /// Add an export up again, or follow a proof to its root; needs no ledger.
     Verify {
-        /// The file of the export.
+        /// The file of the export, or of the proof.
         file: PathBuf,
+        /// The file is a proof.
+        #[arg(long)]
+        proof: bool,
     },
 }
 
@@ -80,7 +94,9 @@ pub(super) async fn run(args: &MoneyArgs, command: EpochCommand) -> Result<Answe
             let head = ["charges", "payouts", "root of charges", "root of payouts"];
             Answer::new(&plan.export, &head, vec![row])
         }
-        EpochCommand::Verify { file } => {
+        EpochCommand::Proof { epoch, placement } => proof(args, epoch, &placement).await,
+        EpochCommand::Verify { file, proof: true } => follow(&file),
+        EpochCommand::Verify { file, proof: false } => {
             let export: PublicExport = read(&file)?;
             export
                 .verify()
@@ -90,6 +106,41 @@ pub(super) async fn run(args: &MoneyArgs, command: EpochCommand) -> Result<Answe
             Answer::new(&value, &["epoch", "charges, all well"], vec![row])
         }
     }
+}
+
+async fn proof(args: &MoneyArgs, epoch: i64, placement: &str) -> Result<Answer, MoneyError> {
+    let store = args.open().await?;
+    let plan = store.settlement(epoch).await?;
+    let export = plan.ok_or_else(|| not_closed(epoch))?.export;
+    let pseudonym = store
+        .secret()
+        .await?
+        .pseudonym("placement", placement, epoch);
+    let proof = export.prove(&pseudonym).ok_or_else(|| {
+        MoneyError::Usage(format!(
+            "nothing was charged for {placement} in epoch {epoch}"
+        ))
+    })?;
+    let row = vec![pseudonym, proof.charges_root.clone()];
+    Answer::new(
+        &proof,
+        &["the charge's pseudonym", "root of charges"],
+        vec![row],
+    )
+}
+
+fn follow(file: &Path) -> Result<Answer, MoneyError> {
+    let proof: ChargeProof = read(file)?;
+    proof
+        .verify()
+        .map_err(|error| MoneyError::Findings(vec![error.to_string()]))?;
+    let amount = proof.leaf.charge_micro.to_string();
+    let row = vec![amount, proof.charges_root.clone()];
+    Answer::new(
+        &proof,
+        &["charge proved", "compare with the published root"],
+        vec![row],
+    )
 }
 
 fn not_closed(epoch: i64) -> MoneyError {

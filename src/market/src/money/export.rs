@@ -257,6 +257,85 @@ impl PublicExport {
     }
 }
 
+/// What proves to anyone with the published root that a charge is in an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChargeProof {
+    /// The charge.
+    pub leaf: ChargeLeaf,
+    /// Its place among the charges, from 0.
+    pub index: usize,
+    /// Charges in the epoch.
+    pub leaves: usize,
+    /// The hashes beside the way up to the root, in hexadecimal.
+    pub path: Vec<String>,
+    /// The root, in hexadecimal: to be compared with the published one.
+    pub charges_root: String,
+}
+
+impl PublicExport {
+    /// The proof of the charge for a Placement of this pseudonym; none where
+    /// there is no such charge.
+    #[must_use]
+    pub fn prove(&self, placement: &str) -> Option<ChargeProof> {
+        let index = self
+            .charges
+            .iter()
+            .position(|leaf| leaf.placement == placement)?;
+        let proof = merkle::prove(&hashes(&self.charges, ChargeLeaf::canonical), index)?;
+        Some(ChargeProof {
+            leaf: self.charges.get(index)?.clone(),
+            index,
+            leaves: proof.leaves,
+            path: proof.path.iter().map(|hash| hexadecimal(hash)).collect(),
+            charges_root: self.charges_root.clone(),
+        })
+    }
+}
+
+impl ChargeProof {
+    /// Computes the root from the leaf and the path.
+    ///
+    /// # Errors
+    ///
+    /// The proof does not lead to its root, or a hash is none.
+    pub fn verify(&self) -> Result<(), Invalid> {
+        let path: Result<Vec<Hash>, Invalid> = self
+            .path
+            .iter()
+            .map(|hash| read_hash("path", hash))
+            .collect();
+        let proof = merkle::Proof {
+            index: self.index,
+            leaves: self.leaves,
+            path: path?,
+        };
+        let root = read_hash("charges_root", &self.charges_root)?;
+        let leaf = merkle::leaf_hash(self.leaf.canonical().as_bytes());
+        if proof.holds(&leaf, &root) {
+            Ok(())
+        } else {
+            Err(Invalid::new(
+                "path",
+                "does not lead from the charge to the root",
+            ))
+        }
+    }
+}
+
+fn read_hash(field: &str, text: &str) -> Result<Hash, Invalid> {
+    let wrong = || Invalid::new(field, "must be 64 hexadecimal digits");
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return Err(wrong());
+    }
+    for (index, byte) in hash.iter_mut().enumerate() {
+        let digits = text.get(2 * index..2 * index + 2).ok_or_else(wrong)?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    }
+    Ok(hash)
+}
+
 /// One charge with what it was computed from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -343,5 +422,131 @@ impl AuditorExport {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        objectives::Faults,
+        price::{Charge, charged},
+        settlement::{SettlementParameters, Surroundings, Tally},
+        terms::tests::terms,
+    };
+    use super::*;
+
+    /// An epoch of some Placements of two owners, as an auditor gets it.
+    fn audited(placements: i64) -> AuditorExport {
+        let secret = Secret::new([7; 32]);
+        let (mut charges, mut leaves, mut tally) = (Vec::new(), Vec::new(), Tally::default());
+        for number in 0..placements {
+            let mut terms = terms();
+            terms.placement = format!("p-{number}");
+            terms.owner = ["olga", "paul"][usize::from(number % 2 == 1)].to_owned();
+            let used = Usage {
+                duration_ms: 1_000_000 + number,
+                ..Usage::default()
+            };
+            let charge = EpochCharge {
+                placement: terms.placement.clone(),
+                customer: terms.customer.clone(),
+                owner: terms.owner.clone(),
+                charge: charged(&terms, &used).unwrap().since(&Charge::default()),
+                shares: terms.shares,
+                faults: Faults {
+                    node_bp: number * 100,
+                    hub_bp: 0,
+                },
+            };
+            tally.add(&charge).unwrap();
+            leaves.push(ChargeLeaf::new(
+                &secret,
+                3,
+                &charge,
+                &terms.digest().unwrap(),
+            ));
+            let before = Usage::default();
+            charges.push(AuditedCharge {
+                terms,
+                before,
+                used,
+                charge,
+            });
+        }
+        let around = Surroundings::default();
+        let pays = tally
+            .settle(&around, &SettlementParameters::default())
+            .unwrap()
+            .pays;
+        let payouts = pays
+            .iter()
+            .map(|pay| PayoutLeaf::new(&secret, 3, pay))
+            .collect();
+        let public = PublicExport::new(3, leaves, payouts, 0);
+        AuditorExport {
+            public,
+            secret,
+            charges,
+            pays,
+        }
+    }
+
+    #[test]
+    fn an_export_adds_up_and_any_change_of_it_shows() {
+        type Edit = fn(&mut PublicExport);
+        let public = audited(5).public;
+        assert_eq!(public.verify(), Ok(()));
+        let edits: [Edit; 8] = [
+            |export| export.charges[2].charge_micro += 1,
+            |export| export.charges[2].fee_micro += 1,
+            |export| export.charges[2].settled.parts.node_micro += 1,
+            |export| export.payouts[0].node_micro += 1,
+            |export| export.payouts[0].validator_micro += 1_000_000_000,
+            |export| export.charges.swap(0, 1),
+            |export| drop(export.payouts.pop()),
+            |export| export.charges_root.replace_range(0..1, "x"),
+        ];
+        for (number, edit) in edits.into_iter().enumerate() {
+            let mut changed = public.clone();
+            edit(&mut changed);
+            assert!(changed.verify().is_err(), "change {number}");
+        }
+    }
+
+    #[test]
+    fn an_auditor_computes_every_charge_again() {
+        type Edit = fn(&mut AuditorExport);
+        let export = audited(5);
+        assert_eq!(export.verify(), Ok(()));
+        let edits: [Edit; 5] = [
+            |export| export.charges[1].used.duration_ms += 1_000,
+            |export| export.charges[1].terms.prices.price_micro_per_gpu_hour += 1,
+            |export| export.charges[1].charge.faults.node_bp += 1,
+            |export| export.pays[0].node_micro -= 1,
+            |export| export.secret = Secret::new([8; 32]),
+        ];
+        for (number, edit) in edits.into_iter().enumerate() {
+            let mut changed = export.clone();
+            edit(&mut changed);
+            assert!(changed.verify().is_err(), "change {number}");
+        }
+    }
+
+    #[test]
+    fn every_charge_can_be_proved_and_a_changed_one_cannot() {
+        for placements in [1, 2, 5] {
+            let public = audited(placements).public;
+            for leaf in &public.charges {
+                let proof = public.prove(&leaf.placement).unwrap();
+                assert_eq!(proof.verify(), Ok(()));
+                let mut changed = proof.clone();
+                changed.leaf.charge_micro += 1;
+                assert!(changed.verify().is_err());
+                let mut elsewhere = proof;
+                elsewhere.charges_root = "zz".to_owned();
+                assert_eq!(elsewhere.verify().unwrap_err().field, "charges_root");
+            }
+            assert_eq!(public.prove("nobody"), None);
+        }
     }
 }
