@@ -121,22 +121,7 @@ async fn a_runtime_that_exposes_all_gpus_is_found_and_shut_out_until_it_is_put_r
         Vec::<String>::new()
     );
 
-    let mut wish = samples::tiny_chat("there").expect("the sample is good");
-    wish.spec.replicas = 1;
-    wish.spec.placement.nodes = vec![node.name().to_owned()];
-    space.apply_new(&wish).await;
-    space
-        .wait("there", "it is refused with the reason", |deployment| {
-            samples::condition(deployment, agent_deployment::conditions::PLACED).is_some_and(
-                |placed| {
-                    placed
-                        .message
-                        .contains("1 lets containers use GPUs that they did not ask for")
-                },
-            )
-        })
-        .await;
-    assert!(space.list_placements().await.is_empty());
+    refuse_to_place_on(&space, node.name()).await;
 
     hold.cluster
         .set_default_runtime(node.name(), &DefaultRuntime::Runc)
@@ -153,6 +138,26 @@ async fn a_runtime_that_exposes_all_gpus_is_found_and_shut_out_until_it_is_put_r
 
     space.remove().await;
     take_away(&hold.cluster, &hold.client, node.name()).await;
+}
+
+/// A deployment `there`, for this node alone, is not placed because of what its runtime does.
+async fn refuse_to_place_on(space: &Space, node: &str) {
+    let mut wish = samples::tiny_chat("there").expect("the sample is good");
+    wish.spec.replicas = 1;
+    wish.spec.placement.nodes = vec![node.to_owned()];
+    space.apply_new(&wish).await;
+    space
+        .wait("there", "it is refused with the reason", |deployment| {
+            samples::condition(deployment, agent_deployment::conditions::PLACED).is_some_and(
+                |placed| {
+                    placed
+                        .message
+                        .contains("1 lets containers use GPUs that they did not ask for")
+                },
+            )
+        })
+        .await;
+    assert!(space.list_placements().await.is_empty());
 }
 
 /// The canaries that are left, once those that have answered are gone.

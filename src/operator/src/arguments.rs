@@ -101,8 +101,13 @@ pub struct OperatorArgs {
     pub canary_pull_policy: String,
 
     /// A Secret in the canaries' namespace with credentials for their image's registry; may be
-    /// given several times.
-    #[arg(long = "canary-pull-secret", value_name = "NAME")]
+    /// given several times, or as a list with commas.
+    #[arg(
+        long = "canary-pull-secret",
+        env = "CREO_CANARY_PULL_SECRET",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
     pub canary_pull_secrets: Vec<String>,
 
     /// How often a node is looked at by a canary that was found in order; one that was not is
