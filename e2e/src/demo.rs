@@ -45,6 +45,12 @@ pub async fn run(name: &str, gpus: Gpus, program: PathBuf) -> Result<String> {
     if let Err(error) = installed {
         return Err(explain(&client, installation::NAMESPACE, error).await);
     }
+    progress
+        .run_async(
+            "wait until the nodes take work",
+            wait_nodes(&cluster, &client),
+        )
+        .await?;
     let sample = samples::dir().join("quickstart.yaml");
     progress.run("apply config/samples/quickstart.yaml", || {
         let mut kubectl = cluster.command("kubectl")?;
@@ -93,6 +99,31 @@ fn sample_namespace() -> Result<String> {
     Ok(samples::quickstart()?
         .namespace()
         .unwrap_or_else(|| "default".to_owned()))
+}
+
+/// Waits until every node is ready for replicas: each is looked at by a canary first, and the
+/// sample is to show how replicas spread.
+async fn wait_nodes(cluster: &Cluster, client: &Client) -> Result<()> {
+    let nodes: Api<CreoNode> = Api::all(client.clone());
+    for node in cluster.nodes() {
+        let is_ready = |node: Option<&CreoNode>| {
+            node.and_then(|node| node.status.as_ref())
+                .is_some_and(|status| {
+                    let mut conditions = status.conditions.iter();
+                    conditions.any(|one| one.type_ == "Ready" && one.status == "True")
+                })
+        };
+        let waiting = await_condition(nodes.clone(), node.name(), is_ready);
+        tokio::time::timeout(PATIENCE, waiting)
+            .await
+            .map_err(|_| Error::Timeout {
+                what: format!("creonode/{} getting ready", node.name()),
+                within: PATIENCE,
+                last: "it is not".to_owned(),
+            })?
+            .map_err(|error| Error::malformed("the watch of the node", error))?;
+    }
+    Ok(())
 }
 
 async fn wait_ready(client: &Client) -> Result<AgentDeployment> {
