@@ -197,7 +197,7 @@ async fn dispatch(name: String, verb: Verb) -> Result<ExitCode> {
         }
         Verb::Apiserver(RestartVerb::Restart) => Cluster::open(&name)?.restart_api_server()?,
         Verb::Etcd(EtcdVerb::Kill) => Cluster::open(&name)?.kill_etcd()?,
-        Verb::Gpu(verb) => gpu::run(&Cluster::open(&name)?, &verb)?,
+        Verb::Gpu(verb) => gpu::run(&name, &verb)?,
         Verb::Demo { gpus } => print(&Box::pin(demo::run(&name, gpus, this_program()?)).await?)?,
         Verb::Bench(arguments) => Box::pin(bench::run(&arguments, this_program()?)).await?,
         Verb::Prove(arguments) => return prove_verb(&arguments).await,

@@ -432,7 +432,7 @@ fn mistakes_are_answered_with_what_to_do() {
         ])
         .contains("rtx-4090")
     );
-    assert!(said(&["gpu", "fault", "gpu-1", "0", "lost"]).contains("there is no cluster"));
+    assert!(said(&["gpu", "fault", "gpu-1", "0", "tickle"]).contains("xid"));
 }
 
 async fn wait_for_ready(nodes: &Api<Node>, name: &str, status: &str) {

@@ -74,21 +74,26 @@ pub enum DriverChange {
     },
 }
 
-/// Does what was asked.
+/// Does what was asked, on the cluster of this name.
 ///
 /// # Errors
 ///
-/// There is no such node or GPU, or that cannot happen to it.
-pub fn run(cluster: &Cluster, verb: &Verb) -> Result<()> {
+/// The words are no fault, or there is no such cluster, node or GPU, or that cannot happen to
+/// it.
+pub fn run(name: &str, verb: &Verb) -> Result<()> {
     if let Verb::Show { node } = verb {
-        return super::print(&table(&cluster.gpu_state(node)?));
+        return super::print(&table(&Cluster::open(name)?.gpu_state(node)?));
     }
     let (node, index, faults) = faults(verb);
-    for fault in faults {
-        let fault: GpuFault = fault
-            .parse()
-            .map_err(|error| Error::Usage(format!("gpu: {error}")))?;
-        cluster.gpu_fault(node, index, &fault)?;
+    // Before anything is looked for: a mistyped word is the mistake that can be told best.
+    let faults = faults
+        .iter()
+        .map(|fault| fault.parse())
+        .collect::<std::result::Result<Vec<GpuFault>, _>>()
+        .map_err(|error| Error::Usage(format!("gpu: {error}")))?;
+    let cluster = Cluster::open(name)?;
+    for fault in &faults {
+        cluster.gpu_fault(node, index, fault)?;
     }
     Ok(())
 }
