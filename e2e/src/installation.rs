@@ -80,6 +80,9 @@ pub fn local_values(images: &ImageSet) -> Vec<String> {
         format!("image.tag={}", images.tag),
         "image.pullPolicy=Never".to_owned(),
         format!("devicePlugin.driverRoot={DRIVER_ROOT}"),
+        // Where the stand-in's driver tells of partitions; a real one has them in /proc
+        // and is not partitioned by anything here.
+        "devicePlugin.procfsRoot=/driver-root/proc".to_owned(),
         "devicePlugin.healthyAfter=5s".to_owned(),
     ]
 }

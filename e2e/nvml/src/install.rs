@@ -187,6 +187,19 @@ pub fn install_capabilities(procfs: &Path, state: &State) -> Result<(), InstallE
     fs::write(minors.join("mig-minors"), minor_numbers(state)).map_err(failed(&minors))
 }
 
+/// The minor numbers of the device nodes of all partitions that there are.
+#[must_use]
+pub fn capability_minors(state: &State) -> Vec<u32> {
+    let present = state.gpus.iter().filter(|gpu| gpu.present);
+    present
+        .flat_map(|gpu| {
+            gpu.mig.partitions().flat_map(|(instance, compute)| {
+                [None, Some(compute.id)].map(|compute| minor_of(gpu, instance.id, compute))
+            })
+        })
+        .collect()
+}
+
 /// GPU instances, and compute instances in each, that the driver has minor numbers for.
 const INSTANCES: u32 = 15;
 const COMPUTES: u32 = 8;

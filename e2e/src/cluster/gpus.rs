@@ -86,6 +86,14 @@ fn match_devices(cluster: &Path, dir: &Path) -> Result<()> {
     let state = state(dir)?;
     install::install_capabilities(&dir.join("driver/proc"), &state)
         .map_err(|error| Error::malformed("the stand-in library", error))?;
+    let capabilities = dir.join("driver/dev/nvidia-caps");
+    paths::make_dir(&capabilities)?;
+    for minor in install::capability_minors(&state) {
+        let path = capabilities.join(format!("nvidia-cap{minor}"));
+        if !path.exists() {
+            make_device(&path, CONTROL_MINOR)?;
+        }
+    }
     for gpu in &state.gpus {
         let path = dir.join(format!("driver/dev/nvidia{}", gpu.minor));
         match (gpu.present, path.exists()) {

@@ -70,7 +70,7 @@ pub async fn plugin_token(client: &Client, node: Option<&str>) -> String {
     issued.expect("there is a token")
 }
 
-async fn plugin_pod(client: &Client, node: &str) -> Pod {
+pub async fn plugin_pod(client: &Client, node: &str) -> Pod {
     let pods: Api<Pod> = Api::namespaced(client.clone(), installation::NAMESPACE);
     let plugins = ListParams::default()
         .labels("app.kubernetes.io/component=gpu-device-plugin")

@@ -11,11 +11,22 @@ use crate::shared::{Space, beside_others, eventually};
 
 /// Opens every GPU's device node that it can reach, and prints for each device
 /// number what came of it. The nodes below /host-dev are those of the whole
-/// machine, reached by a mount; those in /dev are the container's own.
+/// machine, reached by a mount; those below /tmp/made it made itself; those in
+/// /dev are the container's own.
 const OPEN_ALL: &str = r#"
-import errno, glob, json, os
+import errno, glob, json, os, stat
 found = {}
-for folder in ("/dev", "/host-dev"):
+def made():
+    os.makedirs("/tmp/made", exist_ok=True)
+    for path in glob.glob("/host-dev/nvidia[0-9]*"):
+        try:
+            os.mknod(path.replace("/host-dev", "/tmp/made"), stat.S_IFCHR | 0o666, os.stat(path).st_rdev)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            found[path.replace("/host-dev", "/tmp/made")] = ["", "mknod " + errno.errorcode[error.errno]]
+made()
+for folder in ("/dev", "/host-dev", "/tmp/made"):
     for path in sorted(glob.glob(folder + "/nvidia[0-9]*")):
         number = os.stat(path).st_rdev
         try:
@@ -105,7 +116,7 @@ async fn a_container_opens_its_own_gpu_and_the_device_cgroup_refuses_every_other
         .images
         .reference("creo-engine-llama-cpp")
         .expect("the engine's image is built");
-    let plain = json!({});
+    let plain = json!({ "runAsUser": 0, "capabilities": { "drop": ["ALL"], "add": ["MKNOD"] } });
 
     let one = run(&space, "one-gpu", image, 1, plain.clone()).await;
     assert_eq!(
@@ -119,14 +130,13 @@ async fn a_container_opens_its_own_gpu_and_the_device_cgroup_refuses_every_other
         .expect("it has one")
         .1
         .0;
-    for (path, (number, result)) in one
-        .iter()
-        .filter(|(path, _)| path.starts_with("/host-dev/"))
-    {
+    for (path, (number, result)) in one.iter().filter(|(path, _)| !path.starts_with("/dev/")) {
         let expected = if number == own { "opens" } else { "EPERM" };
         assert_eq!(result, expected, "{path} {number}, its own is {own}");
     }
-    assert_eq!(results(&one, "/host-dev/").len(), 8);
+    for folder in ["/host-dev/", "/tmp/made/"] {
+        assert_eq!(results(&one, folder).len(), 8, "{folder}");
+    }
 
     let none = run(&space, "no-gpu", image, 0, plain).await;
     assert!(
@@ -134,10 +144,19 @@ async fn a_container_opens_its_own_gpu_and_the_device_cgroup_refuses_every_other
         "who asks for no GPU sees none: {none:?}"
     );
     assert_eq!(results(&none, "/host-dev/"), vec!["EPERM"; 8]);
+    assert_eq!(results(&none, "/tmp/made/"), vec!["EPERM"; 8]);
 
     // Without the protection it looks like this; so the refusals above are its work.
-    let control = run(&space, "control", image, 0, json!({ "privileged": true })).await;
+    let control = run(
+        &space,
+        "control",
+        image,
+        0,
+        json!({ "privileged": true, "runAsUser": 0 }),
+    )
+    .await;
     assert_eq!(results(&control, "/host-dev/"), vec!["opens"; 8]);
+    assert_eq!(results(&control, "/tmp/made/"), vec!["opens"; 8]);
     space.remove().await;
 }
 

@@ -5,7 +5,7 @@ use creo_api::{CreoNode, agent_deployment, creo_node::conditions};
 use creo_e2e::{cluster::DefaultRuntime, progress::Progress, samples};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
-    Api,
+    Api, Client,
     api::{ListParams, LogParams, PostParams},
 };
 use serde_json::json;
@@ -65,6 +65,21 @@ fn condition(creo_node: Option<&CreoNode>, r#type: &str) -> Option<Condition> {
     conditions.iter().find(|one| one.type_ == r#type).cloned()
 }
 
+/// Waits until a condition of a CreoNode has this reason.
+async fn wait(client: &Client, node: &str, r#type: &str, reason: &str) -> Condition {
+    let offers: Api<CreoNode> = Api::all(client.clone());
+    let offer = eventually(
+        &format!("{type} of {node} says {reason}"),
+        async || {
+            let offer = offers.get_opt(node).await;
+            offer.map_err(|error| error.to_string())
+        },
+        |offer| condition(offer.as_ref(), r#type).is_some_and(|one| one.reason == reason),
+    )
+    .await;
+    condition(offer.as_ref(), r#type).expect("it is there")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_that_exposes_all_gpus_is_found_and_shut_out_until_it_is_put_right() {
     let mut hold = alone().await;
@@ -78,26 +93,9 @@ async fn a_runtime_that_exposes_all_gpus_is_found_and_shut_out_until_it_is_put_r
         .cluster
         .add_node_running(2, "l40s", nvidia)
         .expect("a node is added");
-    let offers: Api<CreoNode> = Api::all(hold.client.clone());
-    let wait = async |what: &str, r#type: &'static str, reason: &'static str| {
-        let offer = eventually(
-            what,
-            async || {
-                let offer = offers.get_opt(node.name()).await;
-                offer.map_err(|error| error.to_string())
-            },
-            |offer| condition(offer.as_ref(), r#type).is_some_and(|one| one.reason == reason),
-        )
-        .await;
-        condition(offer.as_ref(), r#type).expect("it is there")
-    };
+    let wait = async |r#type, reason| wait(&hold.client, node.name(), r#type, reason).await;
 
-    let isolated = wait(
-        "the canary finds it",
-        conditions::ISOLATED,
-        "RuntimeExposesAllGpus",
-    )
-    .await;
+    let isolated = wait(conditions::ISOLATED, "RuntimeExposesAllGpus").await;
     assert_eq!(isolated.status, "False");
     for part in [
         "/dev/nvidia0 (opens)",
@@ -106,12 +104,7 @@ async fn a_runtime_that_exposes_all_gpus_is_found_and_shut_out_until_it_is_put_r
     ] {
         assert!(isolated.message.contains(part), "{}", isolated.message);
     }
-    wait(
-        "the node is not ready",
-        conditions::READY,
-        "RuntimeExposesAllGpus",
-    )
-    .await;
+    wait(conditions::READY, "RuntimeExposesAllGpus").await;
 
     // The hole is there, and it is the runtime's: with runc the same pod has no GPU.
     let unasked = gpus_unasked(&space, node.name(), image).await;
@@ -126,12 +119,7 @@ async fn a_runtime_that_exposes_all_gpus_is_found_and_shut_out_until_it_is_put_r
     hold.cluster
         .set_default_runtime(node.name(), &DefaultRuntime::Runc)
         .expect("the runtime is put right");
-    let healed = wait(
-        "a canary finds it closed",
-        conditions::ISOLATED,
-        "NoneReached",
-    )
-    .await;
+    let healed = wait(conditions::ISOLATED, "NoneReached").await;
     assert_eq!(healed.status, "True");
     space.wait_ready("there").await;
     assert_eq!(canaries(&hold.client).await, Vec::<String>::new());
@@ -161,7 +149,7 @@ async fn refuse_to_place_on(space: &Space, node: &str) {
 }
 
 /// The canaries that are left, once those that have answered are gone.
-async fn canaries(client: &kube::Client) -> Vec<String> {
+async fn canaries(client: &Client) -> Vec<String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), creo_e2e::installation::NAMESPACE);
     let ours = ListParams::default().labels("app.kubernetes.io/name=creo-canary");
     eventually(

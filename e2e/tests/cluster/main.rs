@@ -17,6 +17,7 @@ mod callers;
 mod chart;
 mod devices;
 mod faults;
+mod gpus;
 mod isolation;
 mod lifecycle;
 mod policies;

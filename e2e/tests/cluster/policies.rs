@@ -133,12 +133,18 @@ async fn the_expressions_of_every_policy_fit_the_types_of_the_kinds() {
 }
 
 /// Changes of a status in which there is more than claims.
-fn what_is_the_operators() -> [Value; 6] {
+fn what_is_the_operators() -> [Value; 8] {
     let condition = json!({
         "type": "Ready", "status": "True", "reason": "Trust", "message": "all is well",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     });
+    let isolation = json!({
+        "verdict": "Isolated", "message": "trust me", "checkedAt": "2026-01-01T00:00:00Z",
+        "bootId": "", "containerRuntime": "", "image": "",
+    });
     [
+        json!({ "isolation": isolation }),
+        json!({ "isolation": null }),
         json!({ "conditions": [condition] }),
         json!({ "conditions": null }),
         json!({ "capacity": { "gpusFree": 99 } }),

@@ -124,6 +124,8 @@ pub fn impatient() -> Vec<String> {
     [
         "operator.unschedulableTimeout=10s",
         "operator.leaseDuration=5s",
+        // Any configuration, so that there is one to be changed.
+        "devicePlugin.config.unlike=byModel",
     ]
     .map(str::to_owned)
     .to_vec()
