@@ -92,7 +92,14 @@ struct Said {
     snapshots: watch::Receiver<Snapshot>,
     offered: watch::Receiver<Offered>,
     uses: watch::Receiver<Uses>,
+    refused: watch::Receiver<Option<String>>,
     out_of_service: watch::Sender<BTreeSet<String>>,
+}
+
+/// The configuration in effect, and why a new one is not, where it is not.
+struct Configured {
+    config: watch::Receiver<Arc<Config>>,
+    refused: watch::Receiver<Option<String>>,
 }
 
 /// What every part of the process needs.
@@ -110,7 +117,7 @@ struct Process {
 impl Process {
     /// Starts every part, once there is a configuration.
     async fn start(self, configured: Check) {
-        let config = self.configure(&configured).await;
+        let Configured { config, refused } = self.configure(&configured).await;
         let (readings_sender, readings) = watch::channel(Readings::new());
         let snapshots = self.follow_driver(&config, readings_sender);
         let (out_of_service, taken_out) = watch::channel(BTreeSet::new());
@@ -133,6 +140,7 @@ impl Process {
                 snapshots,
                 offered,
                 uses,
+                refused,
                 out_of_service,
             };
             self.claim(node_name, said).await;
@@ -141,7 +149,7 @@ impl Process {
 
     /// Waits for a configuration that can be used, and follows it from then on. Without one
     /// nothing is offered: not all that a wrong file would have excluded.
-    async fn configure(&self, configured: &Check) -> watch::Receiver<Arc<Config>> {
+    async fn configure(&self, configured: &Check) -> Configured {
         let node_name = self.arguments.node_name.as_deref();
         let source = self.arguments.config.source(node_name);
         let first = source.first(&self.config_metrics, |why| {
@@ -151,16 +159,17 @@ impl Process {
         let config = first.await;
         tracing::info!("this configuration is in effect:\n{config}");
         let (config_sender, config) = watch::channel(Arc::new(config));
+        let (refused_sender, refused) = watch::channel(None);
         if source.file.is_some() {
             let following = Following {
                 source,
                 config: config_sender,
-                refused: watch::Sender::new(None),
+                refused: refused_sender,
                 metrics: self.config_metrics.clone(),
             };
             self.tasks.spawn(following.run(self.stop.clone()));
         }
-        config
+        Configured { config, refused }
     }
 
     fn follow_driver(
@@ -295,6 +304,7 @@ impl Process {
                     snapshots: said.snapshots,
                     offered: said.offered,
                     uses: said.uses,
+                    refused: said.refused,
                     out_of_service: said.out_of_service,
                     metrics: self.metrics.clone(),
                 };

@@ -267,6 +267,17 @@ fn message(snapshot: &Snapshot) -> Option<String> {
     (!parts.is_empty()).then(|| shortened(&parts.join("; "), MAX_MESSAGE_CHARS))
 }
 
+/// The message with this before it.
+pub fn with_first(first: Option<&str>, message: Option<String>) -> Option<String> {
+    match (first, message) {
+        (None, message) => message,
+        (Some(first), None) => Some(shortened(first, MAX_MESSAGE_CHARS)),
+        (Some(first), Some(message)) => {
+            Some(shortened(&format!("{first}; {message}"), MAX_MESSAGE_CHARS))
+        }
+    }
+}
+
 /// A number of the driver's as the schema takes it.
 fn number(number: u32) -> i32 {
     i32::try_from(number.min(4095)).unwrap_or(4095)

@@ -9,6 +9,7 @@ mod out_of_service;
 mod pace;
 
 pub use describe::claims;
+use describe::with_first;
 pub use out_of_service::ANNOTATION;
 
 use std::collections::BTreeSet;
@@ -86,6 +87,8 @@ pub struct Claiming {
     pub offered: watch::Receiver<Offered>,
     /// Whose processes run on it.
     pub uses: watch::Receiver<Uses>,
+    /// Why a new configuration is not in effect, where it is not.
+    pub refused: watch::Receiver<Option<String>>,
     /// What a person took out of service at the node's object, for whoever offers.
     pub out_of_service: watch::Sender<BTreeSet<String>>,
     /// Counts writes.
@@ -162,6 +165,8 @@ impl Claiming {
                     Ok(()) => wanted = self.wanted(),
                     Err(_ended) => return,
                 },
+                // Without a file nobody tells.
+                Ok(()) = self.refused.changed() => wanted = self.wanted(),
                 () = sleep_until(next_write), if differs => {
                     let result = self.write(&nodes, &wanted).await;
                     self.metrics.claims_write(result.is_ok());
@@ -181,7 +186,9 @@ impl Claiming {
         let snapshot = self.snapshots.borrow_and_update();
         let offered = self.offered.borrow_and_update();
         let uses = self.uses.borrow_and_update();
-        claims(&snapshot, &offered, &uses, &self.resource)
+        let mut claims = claims(&snapshot, &offered, &uses, &self.resource);
+        claims.message = with_first(self.refused.borrow_and_update().as_deref(), claims.message);
+        claims
     }
 
     fn observe(&self, event: Event<OwnNode>, present: &mut Present) {

@@ -25,6 +25,15 @@ use crate::hub::Hub;
 use crate::machine::{Machine, Watching};
 
 fn claim(machine: &Machine, client: Client) -> (Watching, DropGuard) {
+    claim_with(machine, client, watch::channel(None).1)
+}
+
+/// Claims, with a configuration that is refused as this says.
+fn claim_with(
+    machine: &Machine,
+    client: Client,
+    refused: watch::Receiver<Option<String>>,
+) -> (Watching, DropGuard) {
     let watching = machine.watch(Pace {
         poll: Duration::from_millis(100),
         quiet: Duration::from_millis(500),
@@ -60,6 +69,7 @@ fn claim(machine: &Machine, client: Client) -> (Watching, DropGuard) {
         snapshots: watching.snapshots.clone(),
         offered,
         uses,
+        refused,
         out_of_service,
         metrics: Metrics::register(&Registry::new()).unwrap(),
     };
@@ -254,4 +264,20 @@ async fn a_node_without_a_driver_says_why() {
             .starts_with("no NVIDIA driver")
     );
     assert_eq!(claims["gpus"], json!([]));
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_refused_is_told_until_it_is_right() {
+    let machine = Machine::new("t4", 1);
+    let (hub, client) = Hub::start().await;
+    hub.put("node-1", &json!({}));
+    let (refused, told) = watch::channel(None);
+    let _claiming = claim_with(&machine, client, told);
+    hub.until(|claims| healthy(claims) == 1).await;
+    let why = "the new configuration is not used: line 1: unlike: 7 is given";
+    refused.send_replace(Some(why.to_owned()));
+    hub.until(|claims| claims["message"] == why).await;
+    refused.send_replace(None);
+    let claims = hub.until(|claims| claims["message"].is_null()).await;
+    assert_eq!(healthy(&claims), 1);
 }

@@ -133,6 +133,23 @@ impl Machine {
         self.root.path().join("cdi/creo.cloud-gpu.json")
     }
 
+    /// Lets the driver say which devices open partitions.
+    pub fn name_partitions(&self) {
+        let procfs = self.root.path().join("proc");
+        fs::create_dir_all(procfs.join("driver/nvidia-caps")).unwrap();
+        let (mut lines, mut number) = (String::new(), 3);
+        for gpu in &self.state.gpus {
+            for instance in 0..15 {
+                for what in ["access", "ci0/access"] {
+                    let line = format!("gpu{}/gi{instance}/{what} {number}\n", gpu.minor);
+                    lines.push_str(&line);
+                    number += 1;
+                }
+            }
+        }
+        fs::write(procfs.join("driver/nvidia-caps/mig-minors"), lines).unwrap();
+    }
+
     /// Puts a configuration in its place as the kubelet does with a ConfigMap: the file is a
     /// link into a folder that is a link to the newest folder, and that last link is swapped.
     /// Gives the flag for it.

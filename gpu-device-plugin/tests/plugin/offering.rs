@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use creo_gpu_device_plugin::kubelet::api::{
     AllocateRequest, AllocateResponse, ContainerAllocateRequest,
-    ContainerPreferredAllocationRequest, Empty, PreStartContainerRequest,
+    ContainerPreferredAllocationRequest, DeviceSpec, Empty, PreStartContainerRequest,
     PreferredAllocationRequest,
 };
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::kubelet::{Kubelet, healthy, wipe};
-use crate::machine::Machine;
+use crate::machine::{Machine, PATIENCE};
 
 fn allocation(containers: &[&[String]]) -> AllocateRequest {
     AllocateRequest {
@@ -387,5 +387,90 @@ async fn another_resource_name_is_used_everywhere() {
         cdi_names(&answer.into_inner()),
         [[format!("nvidia.com/gpu={}", machine.uuid(0))]]
     );
+    plugin.stop().await;
+}
+
+#[tokio::test]
+async fn partitions_are_offered_as_they_are_made_and_as_the_strategy_says() {
+    let machine = Machine::new("a100-80gb", 2);
+    let mut kubelet = Kubelet::start(&machine.kubelet_directory());
+    let file = machine.configure("mig: {strategy: mixed}");
+    machine.name_partitions();
+    let plugin = machine.serve(&[&file]);
+    kubelet.until_resources(&[("creo.cloud/gpu", 2)]).await;
+    machine.inject(0, "mig 3g.40gb,1g.10gb,1g.10gb");
+    let resources = kubelet
+        .until_resources(&[
+            ("creo.cloud/gpu", 1),
+            ("creo.cloud/mig-1g.10gb", 2),
+            ("creo.cloud/mig-3g.40gb", 1),
+        ])
+        .await;
+    let partition = resources["creo.cloud/mig-3g.40gb"].keys().next().unwrap();
+    assert!(partition.starts_with("MIG-"), "{partition}");
+    let answer = kubelet
+        .plugin_of("creo.cloud/mig-3g.40gb")
+        .await
+        .allocate(allocation(&[std::slice::from_ref(partition)]))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        cdi_names(&answer),
+        [[format!("creo.cloud/gpu={partition}")]]
+    );
+    // The partitions have the name of whole cards, and no whole card has it then.
+    machine.configure("mig: {strategy: single}");
+    kubelet.until_resources(&[]).await;
+    machine.inject(0, "mig 3g.40gb,3g.40gb");
+    kubelet.until_resources(&[("creo.cloud/gpu", 2)]).await;
+    machine.inject(1, "mig 3g.40gb,3g.40gb");
+    kubelet.until_resources(&[("creo.cloud/gpu", 4)]).await;
+    machine.configure("");
+    kubelet.until_resources(&[]).await;
+    plugin
+        .until("/readyz", "missing: kubelet: no GPU is offered")
+        .await;
+    plugin.stop().await;
+}
+
+#[tokio::test]
+async fn without_cdi_a_container_is_given_device_nodes() {
+    let machine = Machine::new("t4", 2);
+    let mut kubelet = Kubelet::start(&machine.kubelet_directory());
+    let file = machine.configure("cdi: {enabled: false}");
+    let plugin = machine.serve(&[&file]);
+    kubelet.until_healthy(2).await;
+    let request = allocation(&[&[machine.uuid(1)]]);
+    let mut client = kubelet.plugin().await;
+    let answer = client.allocate(request.clone()).await.unwrap().into_inner();
+    let given = &answer.container_responses[0];
+    assert!(given.cdi_devices.is_empty());
+    assert_eq!(given.envs["NVIDIA_VISIBLE_DEVICES"], machine.uuid(1));
+    let paths = |given: &[DeviceSpec]| -> Vec<String> {
+        given
+            .iter()
+            .map(|node| node.container_path.clone())
+            .collect()
+    };
+    let nodes = paths(&given.devices);
+    assert!(nodes.contains(&"/dev/nvidia1".to_owned()), "{nodes:?}");
+    assert!(nodes.contains(&"/dev/nvidiactl".to_owned()), "{nodes:?}");
+    assert!(!nodes.contains(&"/dev/nvidia0".to_owned()), "{nodes:?}");
+    assert!(given.devices.iter().all(|node| node.permissions == "rw"));
+    // Both, for the kubelet's static CPU manager.
+    machine.configure("deviceNodes: always");
+    let began = Instant::now();
+    let given = loop {
+        let answer = client.allocate(request.clone()).await.unwrap().into_inner();
+        let given = answer.container_responses[0].clone();
+        if !given.cdi_devices.is_empty() {
+            break given;
+        }
+        assert!(began.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(paths(&given.devices), nodes);
+    assert!(!given.envs.contains_key("NVIDIA_VISIBLE_DEVICES"));
     plugin.stop().await;
 }
