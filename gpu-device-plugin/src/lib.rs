@@ -20,4 +20,5 @@ pub mod pod_resources;
 pub mod processes;
 pub mod resource;
 pub mod serve;
+pub mod socket;
 pub mod unit;

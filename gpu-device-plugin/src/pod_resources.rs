@@ -11,18 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use prometheus::{IntGauge, Registry};
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tower::service_fn;
 
 use api::pod_resources_lister_client::PodResourcesListerClient;
 use api::{AllocatableResourcesRequest, ListPodResourcesRequest, ListPodResourcesResponse};
+
+use crate::socket::connect_lazily;
 
 /// The API's messages and services, generated from `proto/podresources.proto`.
 #[allow(
@@ -141,15 +140,7 @@ impl Client {
     /// so long for each answer ([`CALL`]). It needs a tokio runtime around it.
     #[must_use]
     pub fn new(socket: &Path, call: Duration) -> Self {
-        let path = socket.to_owned();
-        // The address is never used: the connector knows the socket.
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_timeout(call)
-            .timeout(call)
-            .connect_with_connector_lazy(service_fn(move |_| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            }));
+        let channel = connect_lazily(socket, call);
         Self {
             socket: socket.to_owned(),
             kubelet: PodResourcesListerClient::new(channel)

@@ -14,15 +14,13 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Server};
-use tower::service_fn;
+use tonic::transport::Server;
 
 use super::api::device_plugin_client::DevicePluginClient;
 use super::api::device_plugin_server::DevicePluginServer;
@@ -34,6 +32,7 @@ use super::standing::Standing;
 use super::{KUBELET_SOCKET, VERSION};
 use crate::metrics::Metrics;
 use crate::resource::Resource;
+use crate::socket::connect;
 
 /// Time between two looks at the sockets.
 const LOOK: Duration = Duration::from_millis(250);
@@ -232,7 +231,7 @@ impl Life {
     async fn call_kubelet(&self) -> Result<(), Trouble> {
         let socket = self.directory.join(KUBELET_SOCKET);
         let silent = |error: tonic::transport::Error| Trouble::KubeletSilent(deepest(&error));
-        let mut kubelet = RegistrationClient::new(connect(&socket).await.map_err(silent)?);
+        let mut kubelet = RegistrationClient::new(connect(&socket, CALL).await.map_err(silent)?);
         let request = RegisterRequest {
             version: VERSION.to_owned(),
             endpoint: self.resource.socket_name(),
@@ -338,7 +337,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 async fn dial_oneself(path: &Path) -> Result<(), Trouble> {
     let failed = |error: String| Trouble::SelfDial(error);
-    let channel = connect(path)
+    let channel = connect(path, CALL)
         .await
         .map_err(|error| failed(deepest(&error)))?;
     DevicePluginClient::new(channel)
@@ -346,19 +345,6 @@ async fn dial_oneself(path: &Path) -> Result<(), Trouble> {
         .await
         .map(drop)
         .map_err(|status| failed(status.message().to_owned()))
-}
-
-async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
-    let path = path.to_owned();
-    // The address is never used: the connector knows the socket.
-    Endpoint::from_static("http://localhost")
-        .connect_timeout(CALL)
-        .timeout(CALL)
-        .connect_with_connector(service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
-        .await
 }
 
 /// The cause that an error hides behind "transport error".

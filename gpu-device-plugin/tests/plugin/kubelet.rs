@@ -8,15 +8,14 @@ use std::time::Duration;
 use creo_gpu_device_plugin::kubelet::api::device_plugin_client::DevicePluginClient;
 use creo_gpu_device_plugin::kubelet::api::registration_server::{Registration, RegistrationServer};
 use creo_gpu_device_plugin::kubelet::api::{Empty, RegisterRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use creo_gpu_device_plugin::socket::connect;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
-use tower::service_fn;
 
 use crate::machine::PATIENCE;
 
@@ -148,7 +147,7 @@ impl Kubelet {
         };
         let seen = self.until(|seen| of(seen).is_some()).await;
         let endpoint = self.directory.join(of(&seen).unwrap());
-        DevicePluginClient::new(connect(&endpoint).await.unwrap())
+        DevicePluginClient::new(connect(&endpoint, PATIENCE).await.unwrap())
     }
 }
 
@@ -170,16 +169,6 @@ pub fn wipe(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
-}
-
-async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
-    let path = path.to_owned();
-    Endpoint::from_static("http://plugin")
-        .connect_with_connector(service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
-        .await
 }
 
 #[tonic::async_trait]
@@ -208,7 +197,7 @@ impl Registration for Service {
 
 impl Service {
     async fn dial(&self, request: RegisterRequest) -> Result<(), Status> {
-        let channel = connect(&self.directory.join(&request.endpoint))
+        let channel = connect(&self.directory.join(&request.endpoint), PATIENCE)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
         let resource = request.resource_name.clone();

@@ -12,18 +12,14 @@ use creo_gpu_device_plugin::kubelet::api::{
     device_plugin_client::DevicePluginClient,
     registration_server::{Registration, RegistrationServer},
 };
-use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::watch,
-};
+use creo_gpu_device_plugin::socket::connect;
+use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Server},
 };
-use tower::service_fn;
 
 use crate::error::{Context as _, Error, Result};
 
@@ -110,7 +106,7 @@ impl Kubelet {
             .until("a registration", |seen| seen.registered.is_some())
             .await?;
         let (_, endpoint) = seen.registered.unwrap_or((Instant::now(), String::new()));
-        connect(&self.directory.join(endpoint))
+        connect(&self.directory.join(endpoint), PATIENCE)
             .await
             .map(DevicePluginClient::new)
             .map_err(|error| Error::malformed("the plugin's socket", error))
@@ -135,17 +131,6 @@ impl Drop for Kubelet {
     }
 }
 
-async fn connect(socket: &Path) -> std::result::Result<Channel, tonic::transport::Error> {
-    let socket = socket.to_owned();
-    // The address is never used: the connector knows the socket.
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        }))
-        .await
-}
-
 #[tonic::async_trait]
 impl Registration for Service {
     async fn register(
@@ -155,7 +140,7 @@ impl Registration for Service {
         let registered = Instant::now();
         let endpoint = request.into_inner().endpoint;
         // As the real one, which dials inside this call.
-        let channel = connect(&self.directory.join(&endpoint))
+        let channel = connect(&self.directory.join(&endpoint), PATIENCE)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
         self.seen
