@@ -14,7 +14,7 @@ use creo_gpu_device_plugin::driver::{Pace, Readings, Records, Snapshot, Watcher}
 use creo_gpu_device_plugin::metrics::Metrics;
 use creo_gpu_device_plugin::serve::serve;
 use creo_process::prometheus::Registry;
-use nvidia_ml::install::{LIBRARY_NAME, built_library, install_built, install_without};
+use nvidia_ml::install::{built_library, install_built, install_without};
 use nvidia_ml::state::{Fault, Layout, State, StoreError};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -66,21 +66,10 @@ impl Machine {
     }
 
     /// Every function of the library that is about a card, by its name.
-    pub fn card_functions(&self) -> Vec<String> {
-        let library = fs::read(self.libraries().join(LIBRARY_NAME)).unwrap();
-        let mut names: Vec<String> = library
-            .split(|byte| *byte == 0)
-            .filter_map(|text| std::str::from_utf8(text).ok())
-            .filter(|text| text.starts_with("nvmlDeviceGet") || text.starts_with("nvmlGpuInstance"))
-            .filter(|text| {
-                text.bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            })
-            .map(str::to_owned)
-            .collect();
-        names.sort();
-        names.dedup();
-        names
+    pub fn card_functions() -> Vec<&'static str> {
+        nvidia_ml::functions()
+            .filter(|name| name.starts_with("nvmlDeviceGet") || name.starts_with("nvmlGpuInstance"))
+            .collect()
     }
 
     pub fn install_driver(&self) {
