@@ -37,6 +37,10 @@ demo: deps build-e2e ## From nothing to an answered request, on a local Kubernet
 demo-down: build-e2e ## End the demo's cluster and remove every trace of it.
 	@$(E2E) cluster down
 
+# The tests with clusters wait more than they work; those that may not run side by
+# side see to that themselves.
+export RUST_TEST_THREADS ?= 4
+
 .PHONY: test
 test: deps lint build-e2e ## Every check and every test, on a real cluster.
 	@$(AS_ROOT) cargo test --quiet --workspace --locked

@@ -371,10 +371,25 @@ async fn clusters_run_side_by_side_and_the_machines_kubectl_reaches_each() {
     assert_eq!(status.code(), Some(6), "`gpu-1` and a line end are 6 bytes");
 }
 
+/// Ends a cluster that would outlive a test which fails, since it is no part of its process.
+struct DownWhenFailed<'a>(&'a str);
+
+impl Drop for DownWhenFailed<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The test has failed; this is all that can be done.
+            let _ = Command::new(PROGRAM)
+                .args(["--name", self.0, "cluster", "down"])
+                .output();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_goes_to_the_models_answer_and_its_second_run_takes_less_than_30_seconds() {
     let _turn = turn().await;
     let name = unique("demo");
+    let _end = DownWhenFailed(&name);
     let run = |verb: &[&str]| {
         let begun = Instant::now();
         let output = Command::new(PROGRAM)

@@ -1,4 +1,4 @@
-//! The cluster that the tests share, and what they do with it again and again.
+//! The clusters that the tests share, and what they do with it again and again.
 
 use std::{
     fmt::Debug,
@@ -24,17 +24,20 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// The longest that anything in a test may take.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-static CLUSTER: OnceCell<Shared> = OnceCell::const_new();
-static GATE: RwLock<()> = RwLock::const_new(());
+/// Two clusters, because most of a test is waiting: for a lease to end, for a node to be
+/// missed. The tests that need one for themselves take whichever is free.
+static PLACES: [Place; 2] = [Place::new("a"), Place::new("b")];
+static IMAGES: OnceCell<ImageSet> = OnceCell::const_new();
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
-/// The running cluster. It ends with this process.
-pub struct Shared {
-    cluster: Cluster,
-    images: ImageSet,
+/// Where a cluster runs from its first use until this process ends.
+struct Place {
+    name: &'static str,
+    cluster: OnceCell<Cluster>,
+    gate: RwLock<()>,
 }
 
-/// A test's hold on the cluster.
+/// A test's hold on a cluster.
 pub struct Hold<G> {
     /// The cluster as it is now: tests add nodes.
     pub cluster: Cluster,
@@ -45,34 +48,54 @@ pub struct Hold<G> {
     _gate: G,
 }
 
-/// The cluster, beside other tests.
+/// A cluster, beside other tests.
 pub async fn beside_others() -> Hold<RwLockReadGuard<'static, ()>> {
-    let gate = GATE.read().await;
-    hold(gate).await
+    let [place, _] = &PLACES;
+    place.hold(place.gate.read().await).await
 }
 
-/// The cluster for one test alone.
+/// A cluster for one test alone.
 pub async fn alone() -> Hold<RwLockWriteGuard<'static, ()>> {
-    let gate = GATE.write().await;
-    hold(gate).await
+    let [shared, other] = &PLACES;
+    let (place, gate) = tokio::select! {
+        biased;
+        gate = other.gate.write() => (other, gate),
+        gate = shared.gate.write() => (shared, gate),
+    };
+    place.hold(gate).await
 }
 
-async fn hold<G>(gate: G) -> Hold<G> {
-    let shared = CLUSTER.get_or_init(start).await;
-    let cluster = Cluster::open(&shared.cluster.record().name).expect("the cluster runs");
-    let client = cluster.client().await.expect("there is a client");
-    Hold {
-        cluster,
-        images: &shared.images,
-        client,
-        _gate: gate,
+impl Place {
+    const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            cluster: OnceCell::const_new(),
+            gate: RwLock::const_new(()),
+        }
+    }
+
+    async fn hold<G>(&self, gate: G) -> Hold<G> {
+        let images = IMAGES
+            .get_or_init(async || {
+                ImageSet::build(&Progress::stderr()).expect("the images are built")
+            })
+            .await;
+        let cluster = self.cluster.get_or_init(|| start(self.name, images)).await;
+        let cluster = Cluster::open(&cluster.record().name).expect("the cluster runs");
+        let client = cluster.client().await.expect("there is a client");
+        Hold {
+            cluster,
+            images,
+            client,
+            _gate: gate,
+        }
     }
 }
 
-async fn start() -> Shared {
+async fn start(name: &str, images: &ImageSet) -> Cluster {
     let progress = Progress::stderr();
     let spec = ClusterSpec {
-        name: format!("test-{}", std::process::id()),
+        name: format!("test-{name}-{}", std::process::id()),
         nodes: 2,
         gpus_per_node: 8,
         gpu_profile: "rtx-4090".to_owned(),
@@ -83,17 +106,16 @@ async fn start() -> Shared {
         detached: false,
         tuning: Tuning::default(),
     };
-    let images = ImageSet::build(&progress).expect("the images are built");
     let mut cluster = Cluster::start(&spec, &progress)
         .await
         .expect("the cluster starts");
     cluster
-        .import_images(&images)
+        .import_images(images)
         .expect("the images are imported");
-    installation::install(&cluster, &installation::chart(), &images, &impatient())
+    installation::install(&cluster, &installation::chart(), images, &impatient())
         .expect("the chart is installed");
     wait_for_offers(&cluster).await;
-    Shared { cluster, images }
+    cluster
 }
 
 /// Waits until every node is offered and can be used.
